@@ -1,0 +1,153 @@
+"""Every error jobq raises, in two trees.
+
+`JobqError` is for mistakes and faults: each class says when it is raised and what to do.
+`Refusal` is for an attempt that may not commit. It is not an `Exception`, for the reason
+`asyncio.CancelledError` is not: a handler's `except Exception` must not swallow it and go on
+as if its effect were applied.
+"""
+
+from __future__ import annotations
+
+from jobq.protocol.states import Outcome
+
+
+class JobqError(Exception):
+    """The root of jobq's errors."""
+
+
+class InvalidDatabaseURL(JobqError):
+    """The database URL is missing, malformed or names a database jobq does not speak to.
+
+    Correct the URL given to `JobQueue`, to the command, or in `JOBQ_DATABASE_URL`.
+    """
+
+
+class UnsupportedDatabase(JobqError):
+    """The server or library is older than jobq needs (PostgreSQL 14, SQLite 3.35). Upgrade it."""
+
+
+class UnsupportedConnection(JobqError):
+    """`enqueue_in` or a handler named a connection type that jobq cannot run statements on.
+
+    Pass a SQLAlchemy session or connection (sync or async), or a driver connection.
+    """
+
+
+class MissingExtra(JobqError):
+    """A feature needs an optional dependency that is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs an optional dependency: install it with pip install 'jobq[{extra}]'"
+        )
+
+
+class NotMigrated(JobqError):
+    """The database has no jobq tables, or older ones than this version needs.
+
+    Run `jobq upgrade` (or `alembic upgrade head`) against it.
+    """
+
+
+class SchemaTooNew(JobqError):
+    """The database was migrated by a newer jobq than this one. Upgrade the jobq package."""
+
+
+class DatabaseUnavailable(JobqError):
+    """The database could not be reached, or stayed locked, for as long as jobq may wait.
+
+    Nothing was changed by the refused call; it can be repeated.
+    """
+
+
+class InvalidTask(JobqError):
+    """A handler cannot be registered: its name is taken or its signature cannot be served."""
+
+
+class InvalidApp(JobqError):
+    """`package.module:attribute` does not lead to a `JobQueue`."""
+
+
+class InvalidOption(JobqError):
+    """An option of a job or a worker is out of its range, or two options contradict."""
+
+
+class InvalidArguments(JobqError):
+    """A job's arguments do not fit its handler, or JSON cannot hold them. Nothing was enqueued."""
+
+
+class ArgumentsTooLarge(InvalidArguments):
+    """A job's arguments are larger than the queue's limit.
+
+    Store the payload in a table or object store and enqueue its key, or raise
+    `JobQueue(max_args_bytes=...)`.
+    """
+
+
+class UnreadableArguments(JobqError):
+    """A stored job's arguments do not fit the handler registered for its task today.
+
+    Raised inside the attempt, which fails and is retried like any other: typically a deploy
+    changed the handler's signature under jobs that were already enqueued.
+    """
+
+
+class JobNotFound(JobqError):
+    """No job has this id."""
+
+
+class EffectRolledBack(JobqError):
+    """The effect transaction ended before its boundary: nothing of the effect was committed.
+
+    The handler swallowed a database error (PostgreSQL then answers COMMIT with ROLLBACK, and
+    drivers say nothing), or it ended the transaction itself. Let database errors propagate, or
+    confine them to a savepoint (`session.begin_nested()`); leave COMMIT to jobq.
+    """
+
+
+class EffectOutcomeUnknown(JobqError):
+    """The connection was lost at COMMIT and the database could not be asked what became of it.
+
+    The lease is left to expire; the reconciler settles the job by its commit record.
+    """
+
+
+class Refusal(BaseException):
+    """This attempt may not commit. Not an `Exception`: see the module's docstring."""
+
+    def __init__(self, message: str, *, job_id: int, token: int) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.token = token
+
+
+class LeaseLost(Refusal):
+    """The attempt's lease was recovered: another attempt owns the job, or will.
+
+    Nothing of this attempt's effect is applied. The worker drops it; a handler has nothing to
+    do but end.
+    """
+
+    def __init__(self, job_id: int, token: int) -> None:
+        super().__init__(
+            f"job {job_id}: the lease with token {token} is gone; its job was recovered after the "
+            "lease expired, and this attempt changes nothing",
+            job_id=job_id,
+            token=token,
+        )
+
+
+class AlreadyCommitted(Refusal):
+    """The job already has its one fate: this attempt is a duplicate and no-ops.
+
+    `outcome` says which fate: committed, dead or cancelled.
+    """
+
+    def __init__(self, job_id: int, token: int, outcome: Outcome) -> None:
+        super().__init__(
+            f"job {job_id}: its fate is already recorded as {outcome.value}; the attempt with "
+            f"token {token} changes nothing",
+            job_id=job_id,
+            token=token,
+        )
+        self.outcome = outcome

@@ -1,0 +1,274 @@
+"""The schema, in SQLAlchemy: the source of truth that Alembic migrates both backends to.
+
+A job is where its row is. `jobs` never changes; a job waits in `scheduled` or `ready`, runs in
+`leases`, and meets its one fate in `commit_records`. See docs/schema.md.
+
+On PostgreSQL the tables live in a schema of their own (`jobq`); SQLite has no schemas, so there
+they carry the prefix `jobq_` and sit beside the service's tables in its one file: an effect and
+its commit record can only be one transaction inside one file.
+
+No foreign keys: the protocol's statements keep the places consistent (and the invariant queries
+check it), while each key would add a lookup and a row lock to every step of every job.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Identity,
+    Index,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import JSON, TypeDecorator, TypeEngine
+
+DEFAULT_SCHEMA = "jobq"
+SQLITE_PREFIX = "jobq_"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Instant(TypeDecorator[datetime]):
+    """A point in time: `timestamptz` on PostgreSQL, milliseconds since 1970 on SQLite.
+
+    SQLite compares text timestamps letter by letter ('2026-11-23 06:00' sorts before
+    '2026-11-23T05:00'), so there a time is a number.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[datetime] | TypeEngine[int]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(BigInteger())
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> object:
+        if value is not None and dialect.name == "sqlite":
+            return (value - _EPOCH) // timedelta(milliseconds=1)
+        return value
+
+    def process_result_value(self, value: object, dialect: Dialect) -> datetime | None:
+        if isinstance(value, int):
+            return _EPOCH + timedelta(milliseconds=value)
+        return value if isinstance(value, datetime) else None
+
+
+NOW = text("clock_timestamp()")
+
+# Dead rows at the head of a claim are a queue's disease; vacuum by count, not by share.
+_CHURN = {"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "10000"}
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        schema=DEFAULT_SCHEMA,
+        naming_convention={
+            "pk": "%(table_name)s_pkey",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+        },
+    )
+
+
+def _shard() -> Mapped[int]:
+    return mapped_column(SmallInteger, primary_key=True, server_default=text("0"))
+
+
+def _job_id() -> Mapped[int]:
+    return mapped_column(BigInteger, primary_key=True, autoincrement=False)
+
+
+class Job(Base):
+    """One request to run a task with arguments. Written once, never updated."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (CheckConstraint("max_attempts >= 1", name="max_attempts"),)
+
+    shard: Mapped[int] = _shard()
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    queue: Mapped[str] = mapped_column(Text)
+    task: Mapped[str] = mapped_column(Text)
+    # json, not jsonb: what was enqueued is what the handler gets, digit for digit.
+    args: Mapped[object] = mapped_column(JSON().with_variant(Text(), "sqlite"))
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    max_attempts: Mapped[int] = mapped_column(SmallInteger)
+    # Random, never derived from the id: a sequence can issue an id twice after a failover.
+    idempotency_key: Mapped[UUID] = mapped_column(Uuid().with_variant(String(36), "sqlite"))
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class Scheduled(Base):
+    """A job that is due later; a retry in its backoff waits here too."""
+
+    __tablename__ = "scheduled"
+    __table_args__ = (Index("jobq_scheduled_run_at_idx", "shard", "run_at"),)
+
+    shard: Mapped[int] = _shard()
+    job_id: Mapped[int] = _job_id()
+    run_at: Mapped[datetime] = mapped_column(Instant)
+    attempts: Mapped[int] = mapped_column(SmallInteger)
+    """Attempts spent so far."""
+    token: Mapped[int] = mapped_column(BigInteger)
+    """The last lease token issued for this job; 0 when it was never claimed."""
+
+
+class Ready(Base):
+    """A job that is due now: the only table a claim scans. Rows are inserted and deleted, never
+    updated, so that a lock on a row decides the claim by itself."""
+
+    __tablename__ = "ready"
+    __table_args__ = ({"postgresql_with": _CHURN},)
+
+    shard: Mapped[int] = _shard()
+    queue: Mapped[str] = mapped_column(Text, primary_key=True)
+    priority: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    due_at: Mapped[datetime] = mapped_column(Instant, primary_key=True)
+    job_id: Mapped[int] = _job_id()
+    task: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(SmallInteger)
+    token: Mapped[int] = mapped_column(BigInteger)
+
+
+class Lease(Base):
+    """The right to run one attempt of a job, until `lease_expires_at`."""
+
+    __tablename__ = "leases"
+    __table_args__ = (
+        Index("jobq_leases_expiry_idx", "shard", "lease_expires_at"),
+        {"postgresql_with": _CHURN},
+    )
+
+    shard: Mapped[int] = _shard()
+    job_id: Mapped[int] = _job_id()
+    token: Mapped[int] = mapped_column(BigInteger)
+    attempt: Mapped[int] = mapped_column(SmallInteger)
+    worker: Mapped[str] = mapped_column(Text)
+    due_at: Mapped[datetime] = mapped_column(Instant)
+    acquired_at: Mapped[datetime] = mapped_column(Instant)
+    lease_expires_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class CommitRecord(Base):
+    """A job's one fate. The primary key is the promise: the first to insert decides."""
+
+    __tablename__ = "commit_records"
+    __table_args__ = (
+        CheckConstraint("outcome IN ('committed', 'dead', 'cancelled')", name="outcome"),
+    )
+
+    shard: Mapped[int] = _shard()
+    job_id: Mapped[int] = _job_id()
+    outcome: Mapped[str] = mapped_column(Text)
+    token: Mapped[int] = mapped_column(BigInteger)
+    recorded_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class Attempt(Base):
+    """The history of attempts that did not end in a commit their own worker finalized."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        CheckConstraint(
+            "outcome IN ('failed', 'interrupted', 'expired', 'healed')", name="outcome"
+        ),
+    )
+
+    shard: Mapped[int] = _shard()
+    job_id: Mapped[int] = _job_id()
+    token: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    attempt: Mapped[int] = mapped_column(SmallInteger)
+    worker: Mapped[str] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(Instant)
+    ended_at: Mapped[datetime] = mapped_column(Instant)
+    outcome: Mapped[str] = mapped_column(Text)
+    error_type: Mapped[str | None] = mapped_column(Text)
+    error_message: Mapped[str | None] = mapped_column(Text)
+    traceback: Mapped[str | None] = mapped_column(Text)
+
+
+class RefusedAttempt(Base):
+    """An audit of attempts that came too late: who was refused, at which step, and why."""
+
+    __tablename__ = "refusals"
+
+    shard: Mapped[int] = _shard()
+    job_id: Mapped[int] = _job_id()
+    token: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    stage: Mapped[str] = mapped_column(Text, primary_key=True)
+    worker: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    refused_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class Worker(Base):
+    """A process that runs jobs: when it was last seen, and whether it said goodbye."""
+
+    __tablename__ = "workers"
+
+    shard: Mapped[int] = _shard()
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    started_at: Mapped[datetime] = mapped_column(Instant)
+    seen_at: Mapped[datetime] = mapped_column(Instant)
+    stopped_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class JobSequence(Base):
+    """SQLite only: the counter job ids come from. Ids must never be reused (a zombie of an old
+    job 7 must not meet a new job 7), and AUTOINCREMENT cannot sit in a two-column key."""
+
+    __tablename__ = "job_sequence"
+    __table_args__ = ({"info": {"backend": "sqlite"}},)
+
+    shard: Mapped[int] = _shard()
+    last_id: Mapped[int] = mapped_column(BigInteger)
+
+
+def metadata_for(backend: str, schema: str = DEFAULT_SCHEMA) -> MetaData:
+    """The tables as they stand on `backend` ("postgresql" or "sqlite"), for Alembic to compare."""
+    metadata = MetaData(naming_convention=Base.metadata.naming_convention)
+    for table in Base.metadata.sorted_tables:
+        if table.info.get("backend", backend) != backend:
+            continue
+        if backend == "sqlite":
+            table.to_metadata(metadata, schema=None, name=SQLITE_PREFIX + table.name)
+        else:
+            table.to_metadata(metadata, schema=schema)
+    return metadata
+
+
+def tables_for(backend: str, schema: str = DEFAULT_SCHEMA) -> dict[str, Table]:
+    """The same tables by their bare names: {"jobs": ..., "ready": ...}."""
+    metadata = metadata_for(backend, schema)
+    return {table.name.removeprefix(SQLITE_PREFIX): table for table in metadata.sorted_tables}
+
+
+__all__ = [
+    "DEFAULT_SCHEMA",
+    "SQLITE_PREFIX",
+    "Attempt",
+    "Base",
+    "CommitRecord",
+    "Instant",
+    "Job",
+    "JobSequence",
+    "Lease",
+    "Ready",
+    "RefusedAttempt",
+    "Scheduled",
+    "Worker",
+    "metadata_for",
+    "tables_for",
+]

@@ -1,0 +1,47 @@
+"""The closed sets of the protocol: where a job can be, what became of it, how attempts end."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a job is. A state is a place (the table its row is in), never a stored column."""
+
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    LEASED = "leased"
+    COMMITTED = "committed"
+    """The commit record exists and the lease is still there: the reconciler may finalize it."""
+    DONE = "done"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class Outcome(StrEnum):
+    """A job's one fate, as its commit record names it."""
+
+    COMMITTED = "committed"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class AttemptEnd(StrEnum):
+    """How an attempt ended, other than by a commit that its own worker finalized."""
+
+    FAILED = "failed"
+    """The handler raised."""
+    INTERRUPTED = "interrupted"
+    """The worker shut down before the handler was done."""
+    EXPIRED = "expired"
+    """The lease expired with no commit record: the worker crashed, froze or was cut off."""
+    HEALED = "healed"
+    """The lease expired after the commit: the reconciler finalized it; no handler ran again."""
+
+
+class Stage(StrEnum):
+    """The step of an attempt that was refused, as the `refusals` table names it."""
+
+    COMMIT = "commit"
+    HEARTBEAT = "heartbeat"
+    FAIL = "fail"

@@ -1,0 +1,182 @@
+"""The places a job can be in, its commit record, and its history.
+
+Revision ID: 0001
+Revises:
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import context, op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+TABLES = (
+    "jobs",
+    "scheduled",
+    "ready",
+    "leases",
+    "commit_records",
+    "attempts",
+    "refusals",
+    "workers",
+)
+CHURN = {
+    "postgresql_with": {
+        "autovacuum_vacuum_scale_factor": "0",
+        "autovacuum_vacuum_threshold": "10000",
+    }
+}
+
+
+def on_sqlite() -> bool:
+    return op.get_context().dialect.name == "sqlite"
+
+
+def schema() -> str | None:
+    return None if on_sqlite() else context.config.attributes["schema"]
+
+
+def named(table: str) -> str:
+    return f"jobq_{table}" if on_sqlite() else table
+
+
+def create_table(
+    name: str, *parts: sa.schema.SchemaItem, key: Sequence[str], **options: object
+) -> None:
+    table = named(name)
+    primary_key = sa.PrimaryKeyConstraint(*key, name=f"{table}_pkey")
+    op.create_table(table, *parts, primary_key, schema=schema(), **options)
+
+
+def column(name: str, type_: sa.types.TypeEngine[object], *, null: bool = False) -> sa.Column[object]:
+    return sa.Column(name, type_, nullable=null, autoincrement=False)
+
+
+def shard() -> sa.Column[object]:
+    return sa.Column("shard", sa.SmallInteger(), server_default=sa.text("0"), nullable=False)
+
+
+def check(table: str, name: str, condition: str) -> sa.CheckConstraint:
+    return sa.CheckConstraint(condition, name=op.f(f"{named(table)}_{name}_check"))
+
+
+def upgrade() -> None:
+    text, small, big = sa.Text(), sa.SmallInteger(), sa.BigInteger()
+    instant = sa.BigInteger() if on_sqlite() else sa.DateTime(timezone=True)
+    job_id = column("id", big) if on_sqlite() else sa.Column("id", big, sa.Identity(always=True))
+
+    create_table(
+        "jobs",
+        shard(),
+        job_id,
+        column("queue", text),
+        column("task", text),
+        column("args", text if on_sqlite() else sa.JSON()),
+        column("priority", small),
+        column("max_attempts", small),
+        column("idempotency_key", sa.String(36) if on_sqlite() else sa.Uuid()),
+        column("created_at", instant),
+        check("jobs", "max_attempts", "max_attempts >= 1"),
+        key=("shard", "id"),
+    )
+    create_table(
+        "scheduled",
+        shard(),
+        column("job_id", big),
+        column("run_at", instant),
+        column("attempts", small),
+        column("token", big),
+        key=("shard", "job_id"),
+    )
+    create_table(
+        "ready",
+        shard(),
+        column("queue", text),
+        column("priority", small),
+        column("due_at", instant),
+        column("job_id", big),
+        column("task", text),
+        column("attempts", small),
+        column("token", big),
+        key=("shard", "queue", "priority", "due_at", "job_id"),
+        **CHURN,
+    )
+    create_table(
+        "leases",
+        shard(),
+        column("job_id", big),
+        column("token", big),
+        column("attempt", small),
+        column("worker", text),
+        column("due_at", instant),
+        column("acquired_at", instant),
+        column("lease_expires_at", instant),
+        key=("shard", "job_id"),
+        **CHURN,
+    )
+    create_table(
+        "commit_records",
+        shard(),
+        column("job_id", big),
+        column("outcome", text),
+        column("token", big),
+        column("recorded_at", instant),
+        check("commit_records", "outcome", "outcome IN ('committed', 'dead', 'cancelled')"),
+        key=("shard", "job_id"),
+    )
+    create_table(
+        "attempts",
+        shard(),
+        column("job_id", big),
+        column("token", big),
+        column("attempt", small),
+        column("worker", text),
+        column("started_at", instant),
+        column("ended_at", instant),
+        column("outcome", text),
+        column("error_type", text, null=True),
+        column("error_message", text, null=True),
+        column("traceback", text, null=True),
+        check("attempts", "outcome", "outcome IN ('failed', 'interrupted', 'expired', 'healed')"),
+        key=("shard", "job_id", "token"),
+    )
+    create_table(
+        "refusals",
+        shard(),
+        column("job_id", big),
+        column("token", big),
+        column("stage", text),
+        column("worker", text),
+        column("reason", text),
+        column("refused_at", instant),
+        key=("shard", "job_id", "token", "stage"),
+    )
+    create_table(
+        "workers",
+        shard(),
+        column("id", text),
+        column("started_at", instant),
+        column("seen_at", instant),
+        column("stopped_at", instant, null=True),
+        key=("shard", "id"),
+    )
+    if on_sqlite():
+        create_table("job_sequence", shard(), column("last_id", big), key=("shard",))
+    for name, table, columns in (
+        ("jobq_scheduled_run_at_idx", "scheduled", ["shard", "run_at"]),
+        ("jobq_leases_expiry_idx", "leases", ["shard", "lease_expires_at"]),
+    ):
+        op.create_index(name, named(table), columns, schema=schema())
+
+
+def downgrade() -> None:
+    if on_sqlite():
+        op.drop_table(named("job_sequence"))
+    for table in reversed(TABLES):
+        op.drop_table(named(table), schema=schema())
