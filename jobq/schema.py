@@ -55,7 +55,9 @@ def current_revision(url: str | URL | None = None, *, schema: str = DEFAULT_SCHE
         return MigrationContext.configure(
             connection,
             opts={
-                "version_table": f"{SQLITE_PREFIX}alembic_version" if on_sqlite else "alembic_version",
+                "version_table": f"{SQLITE_PREFIX}alembic_version"
+                if on_sqlite
+                else "alembic_version",
                 "version_table_schema": None if on_sqlite else schema,
             },
         ).get_current_revision()

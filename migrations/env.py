@@ -57,7 +57,9 @@ def migrate(connection: Connection | None) -> None:
         target_metadata=metadata_for(backend, schema),
         include_schemas=backend == "postgresql",
         include_name=is_ours,
-        version_table=f"{SQLITE_PREFIX}alembic_version" if backend == "sqlite" else "alembic_version",
+        version_table=f"{SQLITE_PREFIX}alembic_version"
+        if backend == "sqlite"
+        else "alembic_version",
         version_table_schema=schema if backend == "postgresql" else None,
         literal_binds=connection is None,
         render_as_batch=backend == "sqlite",

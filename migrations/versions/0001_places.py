@@ -54,7 +54,9 @@ def create_table(
     op.create_table(table, *parts, primary_key, schema=schema(), **options)
 
 
-def column(name: str, type_: sa.types.TypeEngine[object], *, null: bool = False) -> sa.Column[object]:
+def column(
+    name: str, type_: sa.types.TypeEngine[object], *, null: bool = False
+) -> sa.Column[object]:
     return sa.Column(name, type_, nullable=null, autoincrement=False)
 
 

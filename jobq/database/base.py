@@ -1,0 +1,136 @@
+"""What a backend's connections can do, whichever backend it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy.engine import URL
+
+from jobq.database.execute import Executable
+from jobq.schema import check_revision
+from jobq.store.base import Store
+from jobq.store.step import Step
+
+T = TypeVar("T")
+C = TypeVar("C")
+
+
+class Link(ABC):
+    """One connection of its own, opened when first used and again after it broke.
+
+    For a worker's control and heartbeat: never waiting for a pool, never used by two threads.
+    """
+
+    @abstractmethod
+    def run(self, step: Step[T]) -> T:
+        """Run `step` in one transaction and commit it.
+
+        Raises DatabaseUnavailable when the connection failed; nothing is known then of what
+        the transaction did, and every step may be repeated. The next call connects again.
+        """
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class Effect(ABC, Generic[C]):
+    """An open transaction for a job's effect."""
+
+    handle: C
+    """What the handler works with: a session or connection of the kind it asked for."""
+
+    @abstractmethod
+    def run(self, step: Step[T]) -> T:
+        """Run `step` inside the transaction, outside of any savepoint."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Send what the handler's session still holds."""
+
+    @abstractmethod
+    def commit(self) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Roll back what was not committed, and give the connection back."""
+
+    @property
+    @abstractmethod
+    def is_broken(self) -> bool:
+        """Whether the connection was lost."""
+
+
+class AsyncEffect(ABC, Generic[C]):
+    """An open transaction for a job's effect, for `async def` handlers. See `Effect`."""
+
+    handle: C
+
+    @abstractmethod
+    async def run(self, step: Step[T]) -> T: ...
+
+    @abstractmethod
+    async def flush(self) -> None: ...
+
+    @abstractmethod
+    async def commit(self) -> None: ...
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    @property
+    @abstractmethod
+    def is_broken(self) -> bool: ...
+
+
+class Database(ABC):
+    """Connections to one database: a pool for steps and effects, and links of their own."""
+
+    store: Store
+    url: URL
+    max_connections: int
+
+    @abstractmethod
+    def run(self, step: Step[T]) -> T:
+        """Run `step` in a transaction of its own on a pooled connection. Blocks.
+
+        Raises DatabaseUnavailable or NotMigrated.
+        """
+
+    @abstractmethod
+    async def run_async(self, step: Step[T]) -> T:
+        """Run `step` in a transaction of its own without blocking the event loop."""
+
+    @abstractmethod
+    def link(self) -> Link: ...
+
+    @abstractmethod
+    def supports(self, kind: type[Any]) -> bool:
+        """Return whether effects can be given as `kind`, a session or connection class."""
+
+    @abstractmethod
+    def begin_effect(self, kind: type[C]) -> Effect[C]: ...
+
+    @abstractmethod
+    async def begin_effect_async(self, kind: type[C]) -> AsyncEffect[C]: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close what belongs to the running event loop."""
+
+    def check(self) -> None:
+        """Raise unless the database answers, is recent enough and is migrated to this version.
+
+        Connects afresh, so that a wrong password is told as such and not as a pool's timeout.
+        """
+        link = self.link()
+        try:
+            check_revision(link.run(self.store.revision()))
+        finally:
+            link.close()
+
+
+__all__ = ["AsyncEffect", "Database", "Effect", "Executable", "Link"]

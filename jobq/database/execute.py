@@ -1,0 +1,80 @@
+"""Running a step on a connection that somebody else opened and will commit."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from functools import cache
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import tuple_row
+from sqlalchemy import Connection, TextClause, text
+
+from jobq.store.step import Rows, Statement, Step
+
+T = TypeVar("T")
+
+PsycopgConnection = psycopg.Connection[Any]
+AsyncPsycopgConnection = psycopg.AsyncConnection[Any]
+Executable = PsycopgConnection | sqlite3.Connection | Connection
+
+
+def execute(step: Step[T], connection: Executable) -> T:
+    """Run `step` in the connection's transaction and return its result. Blocks."""
+    if isinstance(connection, Connection):
+        run = _on_sqlalchemy
+    elif isinstance(connection, sqlite3.Connection):
+        run = _on_sqlite
+    else:
+        run = _on_psycopg
+    try:
+        statement = next(step)
+        while True:
+            statement = step.send(run(connection, statement))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def execute_async(step: Step[T], connection: AsyncPsycopgConnection) -> T:
+    """Run `step` in the connection's transaction and return its result."""
+    try:
+        statement = next(step)
+        while True:
+            async with connection.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(statement.sql, statement.params)
+                rows: Rows = await cursor.fetchall() if cursor.description else ()
+            statement = step.send(rows)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def _on_psycopg(connection: Any, statement: Statement) -> Rows:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(statement.sql, statement.params)
+        rows: Rows = cursor.fetchall() if cursor.description else ()
+        return rows
+
+
+def _on_sqlite(connection: Any, statement: Statement) -> Rows:
+    cursor = connection.cursor()
+    cursor.row_factory = None  # the caller's connection may make rows of its own kind
+    rows: Rows = cursor.execute(statement.sql, statement.params).fetchall()
+    return rows
+
+
+def _on_sqlalchemy(connection: Any, statement: Statement) -> Rows:
+    if connection.dialect.driver in ("psycopg", "pysqlite", "aiosqlite"):
+        result = connection.exec_driver_sql(statement.sql, dict(statement.params))
+    else:
+        result = connection.execute(_as_text(statement.sql), dict(statement.params))
+    rows: Rows = result.fetchall() if result.returns_rows else ()
+    return rows
+
+
+@cache
+def _as_text(sql: str) -> TextClause:
+    """The same statement for any driver SQLAlchemy knows (asyncpg, psycopg2, ...)."""
+    return text(re.sub(r"%\((\w+)\)s", r":\1", sql))

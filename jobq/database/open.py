@@ -1,0 +1,35 @@
+"""From a URL to its backend's connections."""
+
+from __future__ import annotations
+
+import re
+
+from sqlalchemy.engine import URL
+
+from jobq.database.base import Database
+from jobq.database.postgres import PostgresDatabase
+from jobq.database.sqlite import SqliteDatabase
+from jobq.database.url import backend_of
+from jobq.errors import InvalidOption
+
+
+def open_database(
+    url: URL,
+    *,
+    schema: str,
+    max_connections: int = 10,
+    idle_in_transaction_s: float | None = None,
+) -> Database:
+    """Return the connections of a URL that `parse_url` returned. Nothing connects yet."""
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
+        raise InvalidOption(
+            f"schema {schema!r}: use lower-case letters, digits and underscores, at most 63"
+        )
+    if backend_of(url) == "sqlite":
+        return SqliteDatabase(url, max_connections=max_connections)
+    return PostgresDatabase(
+        url,
+        schema=schema,
+        max_connections=max_connections,
+        idle_in_transaction_s=idle_in_transaction_s,
+    )

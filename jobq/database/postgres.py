@@ -1,0 +1,319 @@
+"""Connections to PostgreSQL through psycopg 3 and its pool; SQLAlchemy engines over the same pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from jobq.database.base import AsyncEffect, Database, Effect, Link
+from jobq.database.execute import (
+    AsyncPsycopgConnection,
+    PsycopgConnection,
+    execute,
+    execute_async,
+)
+from jobq.database.sqlalchemy import (
+    AsyncSqlalchemyEffect,
+    SqlalchemyEffect,
+)
+from jobq.database.url import conninfo
+from jobq.errors import DatabaseUnavailable, NotMigrated, UnsupportedDatabase
+from jobq.store import PostgresStore
+from jobq.store.step import Step
+
+T = TypeVar("T")
+C = TypeVar("C")
+
+MINIMUM_VERSION = 140000
+
+# A peer that vanished (a cable, a firewall) is noticed within half a minute, not in two hours.
+_CONNECTION_DEFAULTS: dict[str, str | int] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "fallback_application_name": "jobq",
+}
+POOL_TIMEOUT_S = 30.0
+POOL_MAX_IDLE_S = 60.0
+
+
+class PostgresDatabase(Database):
+    """A pool of at most `max_connections`, for steps and effects.
+
+    With `idle_in_transaction_s` the server ends a transaction whose client has been silent for
+    so long: an attempt frozen inside its effect keeps its lease row locked, and only the server
+    can break that lock.
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        schema: str,
+        max_connections: int = 10,
+        idle_in_transaction_s: float | None = None,
+    ) -> None:
+        self.url = url
+        self.store = PostgresStore(schema)
+        self.max_connections = max_connections
+        self._idle_in_transaction_s = idle_in_transaction_s
+        self._conninfo = conninfo(url)
+        given = conninfo_to_dict(self._conninfo)
+        self._parameters = {k: v for k, v in _CONNECTION_DEFAULTS.items() if k not in given}
+        # An asyncio pool belongs to the loop it was opened in.
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncSide] = (
+            WeakKeyDictionary()
+        )
+
+    @cached_property
+    def pool(self) -> ConnectionPool[PsycopgConnection]:
+        return ConnectionPool(
+            self._conninfo,
+            kwargs=self._parameters,
+            min_size=0,
+            max_size=self.max_connections,
+            max_idle=POOL_MAX_IDLE_S,
+            timeout=POOL_TIMEOUT_S,
+            configure=self._configure,
+            close_returns=True,
+            open=True,
+        )
+
+    @cached_property
+    def engine(self) -> Engine:
+        return create_engine(self.url, poolclass=NullPool, creator=self.pool.getconn)
+
+    async def _async_side(self) -> _AsyncSide:
+        loop = asyncio.get_running_loop()
+        side = self._by_loop.get(loop)
+        if side is None:
+            pool: AsyncConnectionPool[AsyncPsycopgConnection] = AsyncConnectionPool(
+                self._conninfo,
+                kwargs=self._parameters,
+                min_size=0,
+                max_size=self.max_connections,
+                max_idle=POOL_MAX_IDLE_S,
+                timeout=POOL_TIMEOUT_S,
+                configure=self._configure_async,
+                close_returns=True,
+                open=False,
+            )
+            side = self._by_loop[loop] = _AsyncSide(self.url, pool)
+            await pool.open()
+        return side
+
+    def run(self, step: Step[T]) -> T:
+        with self._translated(), self.pool.connection() as connection, connection.transaction():
+            return execute(step, connection)
+
+    async def run_async(self, step: Step[T]) -> T:
+        with self._translated():
+            side = await self._async_side()
+            async with side.pool.connection() as connection, connection.transaction():
+                return await execute_async(step, connection)
+
+    def link(self) -> Link:
+        return _PostgresLink(self)
+
+    def connect(self) -> PsycopgConnection:
+        """Open a connection outside of the pool. Raises DatabaseUnavailable with the reason."""
+        with self._translated():
+            connection: PsycopgConnection = psycopg.connect(self._conninfo, **self._parameters)  # type: ignore[arg-type]
+        if connection.info.server_version < MINIMUM_VERSION:
+            version = connection.info.parameter_status("server_version")
+            connection.close()
+            raise UnsupportedDatabase(
+                f"the server runs PostgreSQL {version}; jobq needs 14 or newer: upgrade the server"
+            )
+        return connection
+
+    def supports(self, kind: type[Any]) -> bool:
+        return issubclass(
+            kind,
+            Session
+            | Connection
+            | psycopg.Connection
+            | AsyncSession
+            | AsyncConnection
+            | psycopg.AsyncConnection,
+        )
+
+    def begin_effect(self, kind: type[C]) -> Effect[C]:
+        with self._translated():
+            if issubclass(kind, psycopg.Connection):
+                return cast(Effect[C], _PsycopgEffect(self.pool))
+            return SqlalchemyEffect(self.engine, kind)
+
+    async def begin_effect_async(self, kind: type[C]) -> AsyncEffect[C]:
+        with self._translated():
+            side = await self._async_side()
+            if issubclass(kind, psycopg.AsyncConnection):
+                return cast(AsyncEffect[C], await _AsyncPsycopgEffect.begin(side.pool))
+            return await AsyncSqlalchemyEffect.begin(side.engine, kind)
+
+    def close(self) -> None:
+        if "pool" in self.__dict__:
+            self.pool.close()
+
+    async def aclose(self) -> None:
+        side = self._by_loop.pop(asyncio.get_running_loop(), None)
+        if side is not None:
+            await side.pool.close()
+
+    def _configure(self, connection: PsycopgConnection) -> None:
+        if self._idle_in_transaction_s is not None:
+            connection.execute(self._idle_limit())
+            connection.commit()
+
+    async def _configure_async(self, connection: AsyncPsycopgConnection) -> None:
+        if self._idle_in_transaction_s is not None:
+            await connection.execute(self._idle_limit())
+            await connection.commit()
+
+    def _idle_limit(self) -> bytes:
+        milliseconds = round((self._idle_in_transaction_s or 0) * 1000)
+        return f"SET idle_in_transaction_session_timeout = {milliseconds}".encode()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn the driver's errors into jobq's: what happened, and what to do."""
+        try:
+            yield
+        except (errors.UndefinedTable, errors.InvalidSchemaName, errors.UndefinedColumn) as error:
+            raise NotMigrated(
+                f"jobq's tables are missing or old in {self.url!r}: run `jobq upgrade` "
+                f"({error.diag.message_primary})"
+            ) from error
+        except PoolTimeout as error:
+            raise DatabaseUnavailable(
+                f"no connection to {self.url!r} within {POOL_TIMEOUT_S:g} s: the server is down, "
+                f"or all {self.max_connections} connections of the pool are in use"
+            ) from error
+        except (psycopg.OperationalError, errors.ReadOnlySqlTransaction, PoolClosed) as error:
+            raise DatabaseUnavailable(f"{self.url!r}: {str(error).strip()}") from error
+
+
+class _AsyncSide:
+    """What belongs to one event loop."""
+
+    def __init__(self, url: URL, pool: AsyncConnectionPool[AsyncPsycopgConnection]) -> None:
+        self.pool = pool
+        self._url = url
+
+    @cached_property
+    def engine(self) -> AsyncEngine:
+        return create_async_engine(self._url, poolclass=NullPool, async_creator=self.pool.getconn)
+
+
+class _PostgresLink(Link):
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+        self._connection: PsycopgConnection | None = None
+
+    def run(self, step: Step[T]) -> T:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._database.connect()
+        with self._database._translated(), self._connection.transaction():  # noqa: SLF001
+            return execute(step, self._connection)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class _PsycopgEffect(Effect[PsycopgConnection]):
+    """psycopg's transaction block refuses the handler's own commit() and rollback()."""
+
+    def __init__(self, pool: ConnectionPool[PsycopgConnection]) -> None:
+        self._pool = pool
+        self.handle = pool.getconn()
+        self._transaction = self.handle.transaction()
+        try:
+            self._transaction.__enter__()
+        except BaseException:
+            pool.putconn(self.handle)
+            raise
+        self._is_open = True
+
+    def run(self, step: Step[T]) -> T:
+        return execute(step, self.handle)
+
+    def flush(self) -> None:
+        """A driver connection holds nothing back."""
+
+    def commit(self) -> None:
+        self._is_open = False
+        self._transaction.__exit__(None, None, None)
+
+    def close(self) -> None:
+        try:
+            if self._is_open:
+                self._transaction.__exit__(
+                    psycopg.Rollback, psycopg.Rollback(self._transaction), None
+                )
+        finally:
+            self._pool.putconn(self.handle)
+
+    @property
+    def is_broken(self) -> bool:
+        return self.handle.closed
+
+
+class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
+    def __init__(
+        self, pool: AsyncConnectionPool[AsyncPsycopgConnection], handle: AsyncPsycopgConnection
+    ) -> None:
+        self._pool = pool
+        self.handle = handle
+        self._transaction = handle.transaction()
+        self._is_open = False
+
+    @classmethod
+    async def begin(cls, pool: AsyncConnectionPool[AsyncPsycopgConnection]) -> _AsyncPsycopgEffect:
+        effect = cls(pool, await pool.getconn())
+        try:
+            await effect._transaction.__aenter__()
+        except BaseException:
+            await pool.putconn(effect.handle)
+            raise
+        effect._is_open = True
+        return effect
+
+    async def run(self, step: Step[T]) -> T:
+        return await execute_async(step, self.handle)
+
+    async def flush(self) -> None:
+        """A driver connection holds nothing back."""
+
+    async def commit(self) -> None:
+        self._is_open = False
+        await self._transaction.__aexit__(None, None, None)
+
+    async def close(self) -> None:
+        try:
+            if self._is_open:
+                rollback = psycopg.Rollback(self._transaction)
+                await self._transaction.__aexit__(psycopg.Rollback, rollback, None)
+        finally:
+            await self._pool.putconn(self.handle)
+
+    @property
+    def is_broken(self) -> bool:
+        return self.handle.closed

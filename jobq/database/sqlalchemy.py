@@ -1,0 +1,113 @@
+"""Effect transactions given to handlers as SQLAlchemy sessions and connections."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from jobq.database.base import AsyncEffect, Effect
+from jobq.database.execute import execute
+from jobq.store.step import Step
+
+T = TypeVar("T")
+C = TypeVar("C")
+
+
+class SqlalchemyEffect(Effect[C]):
+    """The transaction is begun as SQLAlchemy's own context manager would: after a handler ends it,
+    SQLAlchemy refuses further statements. A session joins it with "rollback_only": its commit()
+    flushes and no more, its rollback() rolls the effect back."""
+
+    def __init__(self, engine: Engine, kind: type[C]) -> None:
+        self._connection = engine.connect()
+        try:
+            self._transaction = self._connection.begin().__enter__()
+            if issubclass(kind, Session):
+                self._session: Session | None = kind(
+                    bind=self._connection, join_transaction_mode="rollback_only"
+                )
+                self.handle = cast(C, self._session)
+            else:
+                self._session = None
+                self.handle = cast(C, self._connection)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @property
+    def driver(self) -> Any:
+        return self._connection.connection.driver_connection
+
+    def run(self, step: Step[T]) -> T:
+        return execute(step, self.driver)
+
+    def flush(self) -> None:
+        if self._session is not None:
+            self._session.commit()
+
+    def commit(self) -> None:
+        self._transaction.commit()
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        if self.is_broken:
+            self._connection.invalidate()
+        self._transaction.close()
+        self._connection.close()
+
+    @property
+    def is_broken(self) -> bool:
+        return self._connection.invalidated or bool(getattr(self.driver, "closed", False))
+
+
+class AsyncSqlalchemyEffect(AsyncEffect[C]):
+    """`SqlalchemyEffect` for AsyncSession and AsyncConnection."""
+
+    def __init__(self, connection: AsyncConnection, kind: type[C]) -> None:
+        self._connection = connection
+        self._session: AsyncSession | None = None
+        if issubclass(kind, AsyncSession):
+            self._session = kind(bind=connection, join_transaction_mode="rollback_only")
+            self.handle = cast(C, self._session)
+        else:
+            self.handle = cast(C, connection)
+
+    @classmethod
+    async def begin(cls, engine: AsyncEngine, kind: type[C]) -> AsyncSqlalchemyEffect[C]:
+        connection = await engine.connect()
+        try:
+            effect = cls(connection, kind)
+            effect._transaction = await connection.begin().__aenter__()
+        except BaseException:
+            await connection.close()
+            raise
+        return effect
+
+    async def run(self, step: Step[T]) -> T:
+        return await self._connection.run_sync(lambda connection: execute(step, connection))
+
+    async def flush(self) -> None:
+        if self._session is not None:
+            await self._session.commit()
+
+    async def commit(self) -> None:
+        await self._transaction.commit()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+        if self.is_broken:
+            await self._connection.invalidate()
+        await self._transaction.close()
+        await self._connection.close()
+
+    @property
+    def is_broken(self) -> bool:
+        connection = self._connection.sync_connection
+        if connection is None or connection.invalidated:
+            return True
+        return bool(getattr(connection.connection.driver_connection, "closed", False))

@@ -1,0 +1,300 @@
+"""Connections to an SQLite file, through SQLAlchemy's pool."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
+
+from jobq.database.base import AsyncEffect, Database, Effect, Link
+from jobq.database.execute import execute
+from jobq.database.sqlalchemy import AsyncSqlalchemyEffect, SqlalchemyEffect
+from jobq.errors import (
+    DatabaseUnavailable,
+    InvalidDatabaseURL,
+    MissingExtra,
+    NotMigrated,
+    UnsupportedDatabase,
+)
+from jobq.store import SqliteStore
+from jobq.store.step import Step
+
+T = TypeVar("T")
+C = TypeVar("C")
+
+MINIMUM_VERSION = (3, 35, 0)
+BUSY_TIMEOUT_S = 10.0
+"""How long a transaction waits for the one before it to end."""
+
+
+class SqliteDatabase(Database):
+    """One file, any number of processes on one machine, one writer at a time."""
+
+    def __init__(self, url: URL, *, max_connections: int = 10) -> None:
+        check_sqlite_version(sqlite3.sqlite_version_info)
+        self.url = url
+        self.store = SqliteStore()
+        self.max_connections = max_connections
+        self._async_engines: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine] = (
+            WeakKeyDictionary()
+        )
+
+    @cached_property
+    def engine(self) -> Engine:
+        engine = create_engine(
+            self.url,
+            creator=self.connect,
+            poolclass=QueuePool,
+            pool_size=self.max_connections,
+            max_overflow=0,
+        )
+        event.listen(engine, "begin", _begin_immediate)
+        return engine
+
+    def _async_engine(self) -> AsyncEngine:
+        loop = asyncio.get_running_loop()
+        engine = self._async_engines.get(loop)
+        if engine is None:
+            try:
+                engine = create_async_engine(
+                    self.url.set(drivername="sqlite+aiosqlite"),
+                    connect_args={"timeout": BUSY_TIMEOUT_S},
+                    pool_size=self.max_connections,
+                    max_overflow=0,
+                )
+            except ModuleNotFoundError as error:
+                raise MissingExtra(
+                    "AsyncSession or AsyncConnection on SQLite", "aiosqlite"
+                ) from error
+            event.listen(engine.sync_engine, "connect", _prepare_async)
+            event.listen(engine.sync_engine, "begin", _begin_immediate)
+            self._async_engines[loop] = engine
+        return engine
+
+    def connect(self) -> sqlite3.Connection:
+        """Open a connection outside of the pool."""
+        path = Path(str(self.url.database))
+        if not self.url.query and not path.is_file():
+            raise NotMigrated(f"there is no database file {path}: run `jobq upgrade` to make it")
+        with self._translated():
+            connection = sqlite3.connect(
+                str(path),
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            prepare(connection)
+        return connection
+
+    def run(self, step: Step[T]) -> T:
+        with self._translated():
+            pooled = self.engine.raw_connection()
+            try:
+                return _in_transaction(step, _driver(pooled))
+            finally:
+                pooled.close()
+
+    async def run_async(self, step: Step[T]) -> T:
+        return await asyncio.to_thread(self.run, step)
+
+    def link(self) -> Link:
+        return _SqliteLink(self)
+
+    def supports(self, kind: type[Any]) -> bool:
+        return issubclass(
+            kind, Session | Connection | sqlite3.Connection | AsyncSession | AsyncConnection
+        )
+
+    def begin_effect(self, kind: type[C]) -> Effect[C]:
+        with self._translated():
+            if issubclass(kind, sqlite3.Connection):
+                return cast(Effect[C], _DriverEffect(self.engine.raw_connection()))
+            return _GuardedEffect(self.engine, kind)
+
+    async def begin_effect_async(self, kind: type[C]) -> AsyncEffect[C]:
+        with self._translated():
+            effect = await _AsyncGuardedEffect.begin(self._async_engine(), kind)
+            await effect.guard()
+            return effect
+
+    def close(self) -> None:
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
+    async def aclose(self) -> None:
+        engine = self._async_engines.pop(asyncio.get_running_loop(), None)
+        if engine is not None:
+            await engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn sqlite3's errors into jobq's: what happened, and what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: sqlite3.Error) -> Exception:
+        message = str(error)
+        if message.startswith("no such table: jobq_") or message.startswith("no such column"):
+            return NotMigrated(
+                f"jobq's tables are missing or old in {self.url!r}: run `jobq upgrade` ({message})"
+            )
+        if "file is not a database" in message:
+            return InvalidDatabaseURL(f"{self.url!r} names a file that is not an SQLite database")
+        if isinstance(error, sqlite3.OperationalError):
+            return DatabaseUnavailable(f"{self.url!r}: {message}")
+        return error
+
+
+def check_sqlite_version(found: tuple[int, ...]) -> None:
+    """Raise UnsupportedDatabase when Python was built with too old an SQLite."""
+    if found < MINIMUM_VERSION:
+        raise UnsupportedDatabase(
+            f"this Python uses SQLite {'.'.join(map(str, found))}; jobq needs "
+            f"{'.'.join(map(str, MINIMUM_VERSION))} or newer (for RETURNING): use a newer Python "
+            "build, or PostgreSQL"
+        )
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Readers beside one writer (WAL), and an acknowledged commit survives a power cut (FULL)."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+class _SqliteLink(Link):
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+        self._connection: sqlite3.Connection | None = None
+
+    def run(self, step: Step[T]) -> T:
+        if self._connection is None:
+            self._connection = self._database.connect()
+        with self._database._translated():  # noqa: SLF001
+            return _in_transaction(step, self._connection)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class _DriverEffect(Effect[sqlite3.Connection]):
+    def __init__(self, pooled: PoolProxiedConnection) -> None:
+        self._pooled = pooled
+        self.handle = _driver(pooled)
+        try:
+            self.handle.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            pooled.close()
+            raise
+        _guard(self.handle)
+
+    def run(self, step: Step[T]) -> T:
+        return execute(step, self.handle)
+
+    def flush(self) -> None:
+        """A driver connection holds nothing back."""
+
+    def commit(self) -> None:
+        self.handle.set_authorizer(None)
+        self.handle.execute("COMMIT")
+
+    def close(self) -> None:
+        self.handle.set_authorizer(None)
+        self.handle.row_factory = None
+        if self.handle.in_transaction:
+            self.handle.execute("ROLLBACK")
+        self._pooled.close()
+
+    @property
+    def is_broken(self) -> bool:
+        return False
+
+
+class _GuardedEffect(SqlalchemyEffect[C]):
+    def __init__(self, engine: Engine, kind: type[C]) -> None:
+        super().__init__(engine, kind)
+        _guard(self.driver)
+
+    def commit(self) -> None:
+        self.driver.set_authorizer(None)
+        super().commit()
+
+    def close(self) -> None:
+        self.driver.set_authorizer(None)
+        super().close()
+
+    @property
+    def is_broken(self) -> bool:
+        return False
+
+
+class _AsyncGuardedEffect(AsyncSqlalchemyEffect[C]):
+    async def guard(self) -> None:
+        await self._set_authorizer(_refuse_transaction_control)
+
+    async def commit(self) -> None:
+        await self._set_authorizer(None)
+        await super().commit()
+
+    async def close(self) -> None:
+        await self._set_authorizer(None)
+        await super().close()
+
+    async def _set_authorizer(self, authorizer: Any) -> None:
+        pooled = await self._connection.get_raw_connection()
+        await cast(Any, pooled.driver_connection).set_authorizer(authorizer)
+
+    @property
+    def is_broken(self) -> bool:
+        return False
+
+
+def _refuse_transaction_control(action: int, *_: object) -> int:
+    """The effect's transaction is jobq's to end: `with connection:` and "COMMIT" are refused."""
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
+
+
+def _guard(connection: sqlite3.Connection) -> None:
+    connection.set_authorizer(_refuse_transaction_control)
+
+
+def _driver(pooled: PoolProxiedConnection) -> sqlite3.Connection:
+    return cast(sqlite3.Connection, pooled.driver_connection)
+
+
+def _in_transaction(step: Step[T], connection: sqlite3.Connection) -> T:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = execute(step, connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _prepare_async(connection: Any, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()

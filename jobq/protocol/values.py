@@ -1,0 +1,173 @@
+"""The values that pass between the steps. Frozen: a step returns new facts, it changes none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from jobq.protocol.states import AttemptEnd, Outcome, Stage, State
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A job to be: what `enqueue` writes."""
+
+    task: str
+    args: str
+    """The arguments as a JSON object, already checked."""
+    queue: str
+    priority: int
+    max_attempts: int
+    run_at: datetime | None
+    """When it is due; None for now."""
+    delay_s: float
+    """Seconds from now, by the database's clock, when `run_at` is None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to run one attempt of a job. Every write of the attempt names both numbers."""
+
+    job_id: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job this worker leased, with all that its handler needs."""
+
+    lease: Lease
+    queue: str
+    task: str
+    args: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    idempotency_key: UUID
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptError:
+    """What ended an attempt, as it is stored: text that any database takes, of bounded size."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """A worker's report that its attempt did not commit."""
+
+    lease: Lease
+    end: AttemptEnd
+    error: AttemptError
+    retry_delay_s: float | None
+    """Seconds until the next attempt; None to bury the job now, whatever attempts are left."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedAttempt:
+    """A lease as a step finds and locks it."""
+
+    lease: Lease
+    attempt: int
+    max_attempts: int
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A commit record."""
+
+    token: int
+    outcome: Outcome
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self.outcome is Outcome.CANCELLED
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedReport:
+    """A report that changed nothing, and why: `record` is the fate found, None a lost lease."""
+
+    lease: Lease
+    stage: Stage
+    record: Record | None
+
+    @property
+    def reason(self) -> str:
+        return "lease_lost" if self.record is None else f"already_{self.record.outcome.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What became of a group of failure reports; those not named were taken."""
+
+    refused: tuple[RefusedReport, ...]
+    busy: frozenset[Lease]
+    """Their lease rows are locked by another session for the moment: report them again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a heartbeat learned of the leases it named."""
+
+    lost: frozenset[Lease]
+    """Gone: their attempts can change nothing any more."""
+    cancelled: frozenset[Lease]
+    """Still held, but the job was cancelled: their handlers should stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What one pass of the reconciler did, in jobs."""
+
+    healed: tuple[int, ...] = ()
+    """Committed but not finalized: now done, without running the handler again."""
+    retried: tuple[int, ...] = ()
+    dead: tuple[int, ...] = ()
+
+    @property
+    def total(self) -> int:
+        return len(self.healed) + len(self.retried) + len(self.dead)
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job and the place it is in."""
+
+    id: int
+    state: State
+    queue: str
+    task: str
+    args: str
+    priority: int
+    attempts: int
+    """Attempts spent so far, the running one included."""
+    max_attempts: int
+    idempotency_key: UUID
+    created_at: datetime
+    due_at: datetime | None
+    """When it is or was last due; None once its fate is sealed."""
+    worker: str | None
+    """Who holds its lease, if anyone does."""
+    lease_expires_at: datetime | None
+    recorded_at: datetime | None
+    """When its fate was recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndedAttempt:
+    """One line of a job's history."""
+
+    token: int
+    attempt: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime
+    end: AttemptEnd
+    error: AttemptError | None

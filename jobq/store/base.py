@@ -1,0 +1,301 @@
+"""The `Store`: the steps of the protocol, in the order a job meets them.
+
+What decides is written here once, for both backends; each backend is one module with its SQL
+beside the statement that runs it. Every step that ends an attempt locks the lease first and
+looks for the commit record in a later statement: until the lock is held a commit may still be
+under way, and a look from before it (a NOT EXISTS in the locking statement, say) would answer
+from a snapshot in which that commit had not happened.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+from jobq.errors import AlreadyCommitted, JobNotFound, JobqError, LeaseLost
+from jobq.protocol.decisions import EXPIRED, Ending, ending_of, recovered
+from jobq.protocol.states import AttemptEnd, Stage, State
+from jobq.protocol.values import (
+    ClaimedJob,
+    EndedAttempt,
+    FailedAttempt,
+    Heartbeat,
+    JobRequest,
+    JobStatus,
+    Lease,
+    LeasedAttempt,
+    Record,
+    Recovered,
+    RefusedReport,
+    Reported,
+)
+from jobq.store.step import Step
+
+RetryDelay = Callable[[LeasedAttempt], float]
+"""Seconds until the next attempt of a job whose lease expired."""
+
+# A job that moves between two looks is found by the next; this many misses mean torn rows.
+MAX_CHASE = 100
+
+
+class Store(ABC):
+    """The protocol's steps on one backend and one shard. A step runs in one transaction."""
+
+    # -- a job's way in
+
+    @abstractmethod
+    def enqueue(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+        """Write the jobs; return their ids, in the order of the requests."""
+
+    @abstractmethod
+    def promote(self, limit: int) -> Step[int]:
+        """Move up to `limit` due jobs from `scheduled` to `ready`; return how many moved."""
+
+    # -- an attempt
+
+    @abstractmethod
+    def ready_queues(self) -> Step[list[str]]:
+        """Return the queues that have ready jobs."""
+
+    @abstractmethod
+    def claim(
+        self,
+        *,
+        worker: str,
+        queues: Sequence[str],
+        tasks: Sequence[str],
+        limit: int,
+        lease_s: float,
+    ) -> Step[list[ClaimedJob]]:
+        """Lease up to `limit` ready jobs whose task is one of `tasks`.
+
+        Queues are served in the order given; within one, by priority (smaller first), then by
+        when the job became due. Each claim counts as an attempt.
+        """
+
+    @abstractmethod
+    def unknown_tasks(self, *, queues: Sequence[str], tasks: Sequence[str]) -> Step[list[str]]:
+        """Return tasks of ready jobs that are not among `tasks`."""
+
+    def heartbeat(self, worker: str, leases: Sequence[Lease], lease_s: float) -> Step[Heartbeat]:
+        """Extend the leases to `lease_s` seconds from now; say which are lost or cancelled."""
+        yield from self._see_worker(worker)
+        if not leases:
+            return Heartbeat(frozenset(), frozenset())
+        yield from self._extend(leases, lease_s)
+        held = yield from self._held(leases)
+        records = yield from self._records(leases)
+        cancelled = {job_id for job_id, record in records.items() if record.is_cancelled}
+        return Heartbeat(
+            lost=frozenset(leases) - held,
+            cancelled=frozenset(lease for lease in held if lease.job_id in cancelled),
+        )
+
+    def commit_record(self, lease: Lease) -> Step[None]:
+        """Record the job as committed, in the transaction that is about to apply its effect.
+
+        The COMMITTED boundary. The record is joined to the live lease, and only then inserted
+        under its unique key. Raises LeaseLost when the lease is gone, AlreadyCommitted when
+        the job has its fate.
+        """
+        if (yield from self._insert_record(lease)):
+            return
+        record = (yield from self._records([lease])).get(lease.job_id)
+        if record is None:
+            raise LeaseLost(lease.job_id, lease.token)
+        raise AlreadyCommitted(lease.job_id, lease.token, record.outcome)
+
+    @abstractmethod
+    def confirm_record(self, lease: Lease) -> Step[bool]:
+        """Return whether the record was written by the very transaction that asks."""
+
+    def settle(self, lease: Lease) -> Step[bool]:
+        """Return whether this attempt's commit took place, after one whose answer was lost.
+
+        Locking the lease waits for the old connection's transaction to end, so the answer is
+        final.
+        """
+        yield from self._lock([lease])
+        record = (yield from self._records([lease])).get(lease.job_id)
+        return record is not None and record.token == lease.token
+
+    def complete(self, leases: Sequence[Lease]) -> Step[list[RefusedReport]]:
+        """Record and finalize jobs that have no effect in this database, as a group."""
+        written = yield from self._complete(leases)
+        missing = [lease for lease in leases if lease.job_id not in written]
+        if not missing:
+            return []
+        records = yield from self._records(missing)
+        return [
+            RefusedReport(lease, Stage.COMMIT, records.get(lease.job_id))
+            for lease in missing
+            if not _is_own(records.get(lease.job_id), lease)
+        ]
+
+    @abstractmethod
+    def finalize(self, leases: Sequence[Lease]) -> Step[None]:
+        """COMMITTED becomes DONE: remove the leases of jobs whose record exists."""
+
+    def fail(self, failures: Sequence[FailedAttempt]) -> Step[Reported]:
+        """End failed attempts: to `scheduled` for another, or dead. A lost lease or a recorded
+        fate refuses the report."""
+        reported = {failure.lease: failure for failure in failures}
+        leases = list(reported)
+        locked = yield from self._lock(leases, skip_locked=True)
+        records = yield from self._records(leases)
+        yield from self._end(
+            [
+                ending_of(
+                    attempt,
+                    records.get(attempt.lease.job_id),
+                    end=reported[attempt.lease].end,
+                    error=reported[attempt.lease].error,
+                    retry_delay_s=reported[attempt.lease].retry_delay_s,
+                )
+                for attempt in locked
+            ]
+        )
+        missing = frozenset(leases) - {attempt.lease for attempt in locked}
+        busy = (yield from self._held(list(missing))) if missing else frozenset()
+        return Reported(
+            refused=tuple(
+                RefusedReport(lease, Stage.FAIL, records.get(lease.job_id))
+                for lease in leases
+                if (lease in missing - busy or lease.job_id in records)
+                and not _is_own(records.get(lease.job_id), lease)
+            ),
+            busy=busy,
+        )
+
+    def release(self, leases: Sequence[Lease]) -> Step[None]:
+        """Give back jobs whose handler never started: same place in line, no attempt spent."""
+        locked = yield from self._lock(leases)
+        yield from self._release([attempt.lease for attempt in locked])
+
+    # -- recovery
+
+    def reconcile(self, limit: int, retry_delay: RetryDelay) -> Step[Recovered]:
+        """Recover up to `limit` expired leases: finalize the committed, retry or bury the rest.
+
+        Safe to run anywhere, any number at once, with no leader.
+        """
+        expired = yield from self._lock_expired(limit)
+        if not expired:
+            return Recovered()
+        records = yield from self._records([attempt.lease for attempt in expired])
+        endings = [
+            ending_of(
+                attempt,
+                records.get(attempt.lease.job_id),
+                end=AttemptEnd.EXPIRED,
+                error=EXPIRED,
+                retry_delay_s=retry_delay(attempt),
+            )
+            for attempt in expired
+        ]
+        yield from self._end(endings)
+        return recovered(endings)
+
+    def cancel(self, job_id: int) -> Step[bool]:
+        """Record the job's fate as cancelled; return whether it was still open.
+
+        The job may move while we look for it: hold its place first, whichever it is, and
+        record its fate then, the order in which every other step takes its locks. A running
+        attempt is refused at its commit. Raises JobNotFound.
+        """
+        for _ in range(MAX_CHASE):
+            if (yield from self._has_fate(job_id)):
+                return False
+            token = yield from self._hold_place(job_id)
+            if token is not None:
+                return (yield from self._insert_cancelled(Lease(job_id, token)))
+        raise JobqError(
+            f"job {job_id} is in no place and has no fate: its rows were changed by other means "
+            "than jobq's"
+        )
+
+    # -- the record of it
+
+    @abstractmethod
+    def record_refusals(self, worker: str, refused: Sequence[RefusedReport]) -> Step[None]:
+        """Write refused reports to the audit table."""
+
+    @abstractmethod
+    def stop_worker(self, worker: str) -> Step[None]:
+        """Note that the worker said goodbye."""
+
+    @abstractmethod
+    def job(self, job_id: int) -> Step[JobStatus | None]:
+        """Return the job and the place it is in, or None when there is no such job."""
+
+    @abstractmethod
+    def attempts(self, job_id: int) -> Step[list[EndedAttempt]]:
+        """Return the job's ended attempts, oldest first."""
+
+    @abstractmethod
+    def counts(self) -> Step[dict[State, int]]:
+        """Return how many jobs are in each state."""
+
+    @abstractmethod
+    def revision(self) -> Step[str | None]:
+        """Return the schema's migration, or None when the database was never migrated."""
+
+    # -- what the steps above are made of, one statement or a few each
+
+    @abstractmethod
+    def _see_worker(self, worker: str) -> Step[None]: ...
+
+    @abstractmethod
+    def _extend(self, leases: Sequence[Lease], lease_s: float) -> Step[None]: ...
+
+    @abstractmethod
+    def _held(self, leases: Sequence[Lease]) -> Step[frozenset[Lease]]:
+        """Return which of the leases exist, locked or not."""
+
+    @abstractmethod
+    def _insert_record(self, lease: Lease) -> Step[bool]: ...
+
+    @abstractmethod
+    def _records(self, leases: Sequence[Lease]) -> Step[dict[int, Record]]: ...
+
+    @abstractmethod
+    def _lock(
+        self, leases: Sequence[Lease], *, skip_locked: bool = False
+    ) -> Step[list[LeasedAttempt]]:
+        """Lock the leases that still exist, in the order of their job ids."""
+
+    @abstractmethod
+    def _lock_expired(self, limit: int) -> Step[list[LeasedAttempt]]: ...
+
+    @abstractmethod
+    def _complete(self, leases: Sequence[Lease]) -> Step[frozenset[int]]:
+        """Record and finalize; return the ids of the jobs whose record this call wrote."""
+
+    @abstractmethod
+    def _end(self, endings: Sequence[Ending]) -> Step[None]: ...
+
+    @abstractmethod
+    def _release(self, leases: Sequence[Lease]) -> Step[None]: ...
+
+    @abstractmethod
+    def _has_fate(self, job_id: int) -> Step[bool]:
+        """Raises JobNotFound."""
+
+    @abstractmethod
+    def _hold_place(self, job_id: int) -> Step[int | None]:
+        """Take the job out of `scheduled` or `ready`, or share-lock its lease.
+
+        Return its last lease token, or None when it was caught moving.
+        """
+
+    @abstractmethod
+    def _insert_cancelled(self, lease: Lease) -> Step[bool]: ...
+
+
+def _is_own(record: Record | None, lease: Lease) -> bool:
+    """Whether the report found its own record: it is being repeated after a lost answer."""
+    return record is not None and record.token == lease.token
+
+
+def job_not_found(job_id: int) -> JobNotFound:
+    return JobNotFound(f"there is no job {job_id} in this database")

@@ -1,0 +1,554 @@
+"""The steps of the protocol on PostgreSQL 14 and later.
+
+Written for READ COMMITTED: every statement sees what was committed when it began, and a row
+lock is worth more than a snapshot. One lock order everywhere, so that no two steps can deadlock:
+a job's place first (several leases in the order of their job ids), its commit record after it.
+
+`statement_timestamp()` compares, because an index can use it; `clock_timestamp()` grants,
+because the statement may have waited. Both are the database's clock: a worker's is never asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jobq.models import DEFAULT_SCHEMA
+from jobq.protocol.decisions import Ending
+from jobq.protocol.states import Outcome, State
+from jobq.protocol.values import (
+    ClaimedJob,
+    EndedAttempt,
+    JobRequest,
+    JobStatus,
+    Lease,
+    LeasedAttempt,
+    Record,
+    RefusedReport,
+)
+from jobq.store.base import Store, job_not_found
+from jobq.store.rows import JobRow, ended_attempt, job_status
+from jobq.store.step import Statement, Step
+
+# One statement for one job or many. The id is drawn before the insert, so that the rows of both
+# tables and the order of the answer come from one list. A due time is compared with the clock
+# once, in `request`: a job goes to exactly one of `ready` and `scheduled`.
+ENQUEUE = """
+WITH request AS MATERIALIZED (
+    SELECT nextval('{schema}.jobs_id_seq'::regclass) AS id, wanted.*,
+           coalesce(wanted.run_at, clock.at + make_interval(secs => wanted.delay_s)) AS due_at,
+           coalesce(wanted.run_at <= clock.at, wanted.delay_s <= 0) AS is_due, clock.at
+    FROM (SELECT clock_timestamp() AS at) AS clock,
+         unnest(%(tasks)s::text[], %(args)s::text[], %(queues)s::text[], %(priorities)s::int[],
+                %(max_attempts)s::int[], %(run_ats)s::timestamptz[], %(delays_s)s::float8[])
+           WITH ORDINALITY
+           AS wanted (task, args, queue, priority, max_attempts, run_at, delay_s, position)
+), job AS (
+    INSERT INTO {schema}.jobs (shard, id, queue, task, args, priority, max_attempts,
+                               idempotency_key, created_at)
+    OVERRIDING SYSTEM VALUE
+    SELECT %(shard)s, id, queue, task, args::json, priority, max_attempts, gen_random_uuid(), at
+    FROM request
+), now_due AS (
+    INSERT INTO {schema}.ready (shard, queue, priority, due_at, job_id, task, attempts, token)
+    SELECT %(shard)s, queue, priority, due_at, id, task, 0, 0 FROM request WHERE is_due
+), later AS (
+    INSERT INTO {schema}.scheduled (shard, job_id, run_at, attempts, token)
+    SELECT %(shard)s, id, due_at, 0, 0 FROM request WHERE NOT is_due
+)
+SELECT id FROM request ORDER BY position
+"""
+
+# The array sub-select is evaluated once, before the delete; a plain IN (SELECT ... FOR UPDATE)
+# can be evaluated again and again and lock more than LIMIT rows.
+PROMOTE = """
+WITH due AS (
+    DELETE FROM {schema}.scheduled
+    WHERE shard = %(shard)s AND job_id = ANY (ARRAY(
+        SELECT job_id FROM {schema}.scheduled
+        WHERE shard = %(shard)s AND run_at <= statement_timestamp()
+        ORDER BY run_at LIMIT %(limit)s
+        FOR UPDATE SKIP LOCKED))
+    RETURNING job_id, run_at, attempts, token
+), moved AS (
+    INSERT INTO {schema}.ready (shard, queue, priority, due_at, job_id, task, attempts, token)
+    SELECT %(shard)s, jobs.queue, jobs.priority, due.run_at, due.job_id, jobs.task,
+           due.attempts, due.token
+    FROM due CROSS JOIN LATERAL (
+        SELECT queue, priority, task FROM {schema}.jobs
+        WHERE shard = %(shard)s AND id = due.job_id OFFSET 0) AS jobs
+    RETURNING 1
+)
+SELECT count(*) FROM moved
+"""
+
+# A loose index scan: one probe of the primary key for each queue, however long the queues are.
+READY_QUEUES = """
+WITH RECURSIVE queues AS (
+    (SELECT queue FROM {schema}.ready WHERE shard = %(shard)s ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT queue FROM {schema}.ready
+            WHERE shard = %(shard)s AND queue > queues.queue ORDER BY queue LIMIT 1)
+    FROM queues WHERE queues.queue IS NOT NULL
+)
+SELECT queue FROM queues WHERE queue IS NOT NULL
+"""
+
+# The row that is locked is the row that decides: a claim deletes from `ready` and asks no other
+# table whether the job is free (a NOT EXISTS on another table would be answered from a snapshot
+# older than the lock, and two workers would get the job). The LATERAL runs queue by queue and
+# the outer LIMIT stops it, so exactly the claimed rows are locked. `ready` rows are never
+# updated, so the row a ctid names cannot move between the lock and the delete.
+CLAIM = """
+WITH taken AS (
+    DELETE FROM {schema}.ready
+    WHERE ctid = ANY (ARRAY(
+        SELECT due.ctid
+        FROM unnest(%(queues)s::text[]) WITH ORDINALITY AS served (queue, position)
+        CROSS JOIN LATERAL (
+            SELECT ready.ctid FROM {schema}.ready
+            WHERE ready.shard = %(shard)s AND ready.queue = served.queue
+              AND ready.task = ANY (%(tasks)s::text[])
+            ORDER BY ready.priority, ready.due_at, ready.job_id
+            LIMIT %(limit)s
+            FOR UPDATE SKIP LOCKED) AS due
+        LIMIT %(limit)s))
+    RETURNING job_id, priority, due_at, attempts, token
+), lease AS (
+    INSERT INTO {schema}.leases (shard, job_id, token, attempt, worker, due_at, acquired_at,
+                                 lease_expires_at)
+    SELECT %(shard)s, job_id, token + 1, attempts + 1, %(worker)s, due_at, clock_timestamp(),
+           clock_timestamp() + make_interval(secs => %(lease_s)s)
+    FROM taken
+    RETURNING job_id, token, attempt, due_at
+)
+SELECT lease.job_id, lease.token, jobs.queue, jobs.task, jobs.args::text, jobs.priority,
+       lease.attempt, jobs.max_attempts, jobs.idempotency_key, jobs.created_at
+FROM lease CROSS JOIN LATERAL (
+    SELECT * FROM {schema}.jobs WHERE shard = %(shard)s AND id = lease.job_id OFFSET 0) AS jobs
+ORDER BY array_position(%(queues)s::text[], jobs.queue), jobs.priority, lease.due_at, lease.job_id
+"""
+
+UNKNOWN_TASKS = """
+SELECT DISTINCT task FROM (
+    SELECT task FROM {schema}.ready
+    WHERE shard = %(shard)s AND queue = ANY (%(queues)s::text[])
+      AND task <> ALL (%(tasks)s::text[])
+    LIMIT 1000) AS unclaimed
+ORDER BY task
+"""
+
+SEE_WORKER = """
+INSERT INTO {schema}.workers (shard, id, started_at, seen_at)
+VALUES (%(shard)s, %(worker)s, clock_timestamp(), clock_timestamp())
+ON CONFLICT (shard, id) DO UPDATE SET seen_at = excluded.seen_at
+"""
+
+# A lease that another session has locked is being ended or finalized: skip it rather than wait
+# on it. FOR NO KEY UPDATE does not disturb an effect transaction's FOR KEY SHARE.
+EXTEND = """
+WITH held AS MATERIALIZED (
+    SELECT leases.job_id, leases.token
+    FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
+    JOIN {schema}.leases
+      ON leases.shard = %(shard)s AND leases.job_id = named.job_id AND leases.token = named.token
+    FOR NO KEY UPDATE OF leases SKIP LOCKED
+)
+UPDATE {schema}.leases
+SET lease_expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
+FROM held
+WHERE leases.shard = %(shard)s AND leases.job_id = held.job_id AND leases.token = held.token
+"""
+
+HELD = """
+SELECT leases.job_id, leases.token
+FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
+JOIN {schema}.leases
+  ON leases.shard = %(shard)s AND leases.job_id = named.job_id AND leases.token = named.token
+"""
+
+# The COMMITTED boundary. The record is joined to the live lease, whose row stays locked
+# FOR KEY SHARE until the effect commits: heartbeats go on, and removing the lease must wait. A
+# zombie finds no lease and is refused before it does any work. A bare unique insert would
+# instead let it wait for the winner and, when the winner rolls back, commit on a lost lease.
+COMMIT_RECORD = """
+INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
+SELECT shard, job_id, 'committed', token, clock_timestamp()
+FROM {schema}.leases
+WHERE shard = %(shard)s AND job_id = %(job_id)s AND token = %(token)s
+FOR KEY SHARE
+ON CONFLICT (shard, job_id) DO NOTHING
+RETURNING job_id
+"""
+
+# xmin is the transaction that wrote the row: ours, unless the handler ended our transaction.
+CONFIRM_RECORD = """
+SELECT 1 FROM {schema}.commit_records
+WHERE shard = %(shard)s AND job_id = %(job_id)s AND token = %(token)s
+  AND xmin = pg_current_xact_id_if_assigned()::xid
+"""
+
+RECORDS = """
+SELECT job_id, token, outcome FROM {schema}.commit_records
+WHERE shard = %(shard)s AND job_id = ANY (%(job_ids)s::bigint[])
+"""
+
+LOCK_LEASES = """
+SELECT leases.job_id, leases.token, leases.attempt, jobs.max_attempts, jobs.task
+FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
+JOIN {schema}.leases
+  ON leases.shard = %(shard)s AND leases.job_id = named.job_id AND leases.token = named.token
+JOIN {schema}.jobs ON jobs.shard = %(shard)s AND jobs.id = leases.job_id
+ORDER BY leases.job_id
+FOR UPDATE OF leases
+"""
+
+LOCK_LEASES_FREE = f"{LOCK_LEASES} SKIP LOCKED"
+
+# SKIP LOCKED: a lease that is being committed, extended or recovered by another reconciler is
+# someone else's business. Nothing is decided here; the records are read by the next statement.
+LOCK_EXPIRED = """
+SELECT leases.job_id, leases.token, leases.attempt, jobs.max_attempts, jobs.task
+FROM {schema}.leases
+JOIN {schema}.jobs ON jobs.shard = %(shard)s AND jobs.id = leases.job_id
+WHERE leases.shard = %(shard)s AND leases.lease_expires_at <= statement_timestamp()
+ORDER BY leases.lease_expires_at
+LIMIT %(limit)s
+FOR UPDATE OF leases SKIP LOCKED
+"""
+
+# Record and finalize in one statement, for jobs with no effect in this database.
+COMPLETE = """
+WITH held AS MATERIALIZED (
+    SELECT leases.job_id, leases.token
+    FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
+    JOIN {schema}.leases
+      ON leases.shard = %(shard)s AND leases.job_id = named.job_id AND leases.token = named.token
+    ORDER BY leases.job_id
+    FOR UPDATE OF leases
+), finalized AS (
+    DELETE FROM {schema}.leases USING held
+    WHERE leases.shard = %(shard)s AND leases.job_id = held.job_id
+)
+INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
+SELECT %(shard)s, job_id, 'committed', token, clock_timestamp() FROM held
+ON CONFLICT (shard, job_id) DO NOTHING
+RETURNING job_id
+"""
+
+FINALIZE = """
+WITH done AS MATERIALIZED (
+    SELECT leases.job_id
+    FROM unnest(%(job_ids)s::bigint[]) AS named (job_id)
+    JOIN {schema}.leases ON leases.shard = %(shard)s AND leases.job_id = named.job_id
+    JOIN {schema}.commit_records AS record
+      ON record.shard = %(shard)s AND record.job_id = leases.job_id
+    ORDER BY leases.job_id
+    FOR UPDATE OF leases
+)
+DELETE FROM {schema}.leases USING done
+WHERE leases.shard = %(shard)s AND leases.job_id = done.job_id
+"""
+
+# Every lease named here is locked by this transaction, so nothing can have changed since.
+END_ATTEMPTS = """
+WITH ending AS MATERIALIZED (
+    SELECT * FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[], %(ends)s::text[],
+                         %(error_types)s::text[], %(error_messages)s::text[],
+                         %(tracebacks)s::text[], %(retry_delays_s)s::float8[],
+                         %(are_dead)s::boolean[])
+      AS ending (job_id, token, outcome, error_type, error_message, traceback, retry_delay_s,
+                 is_dead)
+), gone AS (
+    DELETE FROM {schema}.leases USING ending
+    WHERE leases.shard = %(shard)s AND leases.job_id = ending.job_id
+      AND leases.token = ending.token
+    RETURNING leases.attempt, leases.worker, leases.acquired_at, ending.*
+), history AS (
+    INSERT INTO {schema}.attempts (shard, job_id, token, attempt, worker, started_at, ended_at,
+                                   outcome, error_type, error_message, traceback)
+    SELECT %(shard)s, job_id, token, attempt, worker, acquired_at, clock_timestamp(), outcome,
+           error_type, error_message, traceback
+    FROM gone
+), retried AS (
+    INSERT INTO {schema}.scheduled (shard, job_id, run_at, attempts, token)
+    SELECT %(shard)s, job_id, clock_timestamp() + make_interval(secs => retry_delay_s), attempt,
+           token
+    FROM gone WHERE retry_delay_s IS NOT NULL
+)
+INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
+SELECT %(shard)s, job_id, 'dead', token, clock_timestamp() FROM gone WHERE is_dead
+"""
+
+# The leases are locked by this transaction. A fate recorded meanwhile (a cancel) keeps its job
+# out of `ready`: then the lease is only removed.
+RELEASE = """
+WITH gone AS (
+    DELETE FROM {schema}.leases
+    USING unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
+    WHERE leases.shard = %(shard)s AND leases.job_id = named.job_id
+      AND leases.token = named.token
+    RETURNING leases.job_id, leases.token, leases.attempt, leases.due_at
+)
+INSERT INTO {schema}.ready (shard, queue, priority, due_at, job_id, task, attempts, token)
+SELECT %(shard)s, jobs.queue, jobs.priority, gone.due_at, gone.job_id, jobs.task,
+       gone.attempt - 1, gone.token
+FROM gone JOIN {schema}.jobs ON jobs.shard = %(shard)s AND jobs.id = gone.job_id
+WHERE NOT EXISTS (
+    SELECT FROM {schema}.commit_records
+    WHERE commit_records.shard = %(shard)s AND commit_records.job_id = gone.job_id)
+"""
+
+FATE = """
+SELECT record.outcome FROM {schema}.jobs
+LEFT JOIN {schema}.commit_records AS record
+  ON record.shard = jobs.shard AND record.job_id = jobs.id
+WHERE jobs.shard = %(shard)s AND jobs.id = %(job_id)s
+"""
+
+SHARE_LEASE = """
+SELECT token FROM {schema}.leases
+WHERE shard = %(shard)s AND job_id = %(job_id)s FOR KEY SHARE
+"""
+
+UNSCHEDULE = """
+DELETE FROM {schema}.scheduled WHERE shard = %(shard)s AND job_id = %(job_id)s RETURNING token
+"""
+
+# The primary key leads here by queue and priority, which a job never changes.
+UNREADY = """
+DELETE FROM {schema}.ready USING {schema}.jobs
+WHERE jobs.shard = %(shard)s AND jobs.id = %(job_id)s
+  AND ready.shard = jobs.shard AND ready.queue = jobs.queue
+  AND ready.priority = jobs.priority AND ready.job_id = jobs.id
+RETURNING ready.token
+"""
+
+RECORD_CANCELLED = """
+INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
+VALUES (%(shard)s, %(job_id)s, 'cancelled', %(token)s, clock_timestamp())
+ON CONFLICT (shard, job_id) DO NOTHING
+RETURNING job_id
+"""
+
+RECORD_REFUSALS = """
+INSERT INTO {schema}.refusals (shard, job_id, token, stage, worker, reason, refused_at)
+SELECT %(shard)s, job_id, token, stage, %(worker)s, reason, clock_timestamp()
+FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[], %(stages)s::text[], %(reasons)s::text[])
+  AS refused (job_id, token, stage, reason)
+ON CONFLICT DO NOTHING
+"""
+
+STOP_WORKER = """
+UPDATE {schema}.workers SET seen_at = clock_timestamp(), stopped_at = clock_timestamp()
+WHERE shard = %(shard)s AND id = %(worker)s
+"""
+
+JOB = """
+SELECT jobs.id, jobs.queue, jobs.task, jobs.args::text, jobs.priority, jobs.max_attempts,
+       jobs.idempotency_key, jobs.created_at,
+       scheduled.run_at, scheduled.attempts, ready.due_at, ready.attempts,
+       leases.due_at, leases.attempt, leases.worker, leases.lease_expires_at,
+       record.outcome, record.recorded_at,
+       ended.attempt, ended.holds_record
+FROM {schema}.jobs
+LEFT JOIN {schema}.scheduled ON scheduled.shard = jobs.shard AND scheduled.job_id = jobs.id
+LEFT JOIN {schema}.ready ON ready.shard = jobs.shard AND ready.queue = jobs.queue
+                        AND ready.priority = jobs.priority AND ready.job_id = jobs.id
+LEFT JOIN {schema}.leases ON leases.shard = jobs.shard AND leases.job_id = jobs.id
+LEFT JOIN {schema}.commit_records AS record
+  ON record.shard = jobs.shard AND record.job_id = jobs.id
+CROSS JOIN LATERAL (
+    SELECT max(attempt) AS attempt, bool_or(token = record.token) AS holds_record
+    FROM {schema}.attempts WHERE shard = jobs.shard AND job_id = jobs.id) AS ended
+WHERE jobs.shard = %(shard)s AND jobs.id = %(job_id)s
+"""
+
+ATTEMPTS = """
+SELECT token, attempt, worker, started_at, ended_at, outcome, error_type, error_message, traceback
+FROM {schema}.attempts WHERE shard = %(shard)s AND job_id = %(job_id)s ORDER BY token
+"""
+
+COUNTS = """
+SELECT 'scheduled', count(*) FROM {schema}.scheduled WHERE shard = %(shard)s
+UNION ALL SELECT 'ready', count(*) FROM {schema}.ready WHERE shard = %(shard)s
+UNION ALL SELECT CASE WHEN record.outcome IS NULL THEN 'leased' ELSE 'committed' END, count(*)
+    FROM {schema}.leases
+    LEFT JOIN {schema}.commit_records AS record
+      ON record.shard = leases.shard AND record.job_id = leases.job_id
+    WHERE leases.shard = %(shard)s GROUP BY 1
+UNION ALL SELECT CASE outcome WHEN 'committed' THEN 'done' ELSE outcome END, count(*)
+    FROM {schema}.commit_records AS record
+    WHERE shard = %(shard)s AND NOT EXISTS (
+        SELECT FROM {schema}.leases
+        WHERE leases.shard = record.shard AND leases.job_id = record.job_id)
+    GROUP BY 1
+"""
+
+# to_regclass is NULL for a table that is not there, where naming it would be an error.
+IS_MIGRATED = "SELECT to_regclass('{schema}.alembic_version') IS NOT NULL"
+REVISION = "SELECT version_num FROM {schema}.alembic_version"
+
+
+class PostgresStore(Store):
+    """The protocol on PostgreSQL. `Store` says what each step promises."""
+
+    def __init__(self, schema: str = DEFAULT_SCHEMA, shard: int = 0) -> None:
+        self.schema = schema
+        self.shard = shard
+
+    def enqueue(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+        rows = yield self._statement(
+            ENQUEUE,
+            tasks=[r.task for r in requests],
+            args=[r.args for r in requests],
+            queues=[r.queue for r in requests],
+            priorities=[r.priority for r in requests],
+            max_attempts=[r.max_attempts for r in requests],
+            run_ats=[r.run_at for r in requests],
+            delays_s=[r.delay_s for r in requests],
+        )
+        return [job_id for (job_id,) in rows]
+
+    def promote(self, limit: int) -> Step[int]:
+        ((moved,),) = yield self._statement(PROMOTE, limit=limit)
+        return int(moved)
+
+    def ready_queues(self) -> Step[list[str]]:
+        rows = yield self._statement(READY_QUEUES)
+        return [queue for (queue,) in rows]
+
+    def claim(
+        self,
+        *,
+        worker: str,
+        queues: Sequence[str],
+        tasks: Sequence[str],
+        limit: int,
+        lease_s: float,
+    ) -> Step[list[ClaimedJob]]:
+        rows = yield self._statement(
+            CLAIM,
+            worker=worker,
+            queues=list(queues),
+            tasks=list(tasks),
+            limit=limit,
+            lease_s=lease_s,
+        )
+        return [ClaimedJob(Lease(row[0], row[1]), *row[2:]) for row in rows]
+
+    def unknown_tasks(self, *, queues: Sequence[str], tasks: Sequence[str]) -> Step[list[str]]:
+        rows = yield self._statement(UNKNOWN_TASKS, queues=list(queues), tasks=list(tasks))
+        return [task for (task,) in rows]
+
+    def confirm_record(self, lease: Lease) -> Step[bool]:
+        rows = yield self._statement(CONFIRM_RECORD, job_id=lease.job_id, token=lease.token)
+        return bool(rows)
+
+    def finalize(self, leases: Sequence[Lease]) -> Step[None]:
+        yield self._statement(FINALIZE, job_ids=[lease.job_id for lease in leases])
+
+    def record_refusals(self, worker: str, refused: Sequence[RefusedReport]) -> Step[None]:
+        yield self._statement(
+            RECORD_REFUSALS,
+            worker=worker,
+            stages=[report.stage.value for report in refused],
+            reasons=[report.reason for report in refused],
+            **_named([report.lease for report in refused]),
+        )
+
+    def stop_worker(self, worker: str) -> Step[None]:
+        yield self._statement(STOP_WORKER, worker=worker)
+
+    def job(self, job_id: int) -> Step[JobStatus | None]:
+        rows = yield self._statement(JOB, job_id=job_id)
+        return job_status(JobRow(*rows[0])) if rows else None
+
+    def attempts(self, job_id: int) -> Step[list[EndedAttempt]]:
+        rows = yield self._statement(ATTEMPTS, job_id=job_id)
+        return [ended_attempt(row) for row in rows]
+
+    def counts(self) -> Step[dict[State, int]]:
+        rows = yield self._statement(COUNTS)
+        return dict.fromkeys(State, 0) | {State(name): count for name, count in rows}
+
+    def revision(self) -> Step[str | None]:
+        ((is_migrated,),) = yield self._statement(IS_MIGRATED)
+        rows = (yield self._statement(REVISION)) if is_migrated else ()
+        return rows[0][0] if rows else None
+
+    def _see_worker(self, worker: str) -> Step[None]:
+        yield self._statement(SEE_WORKER, worker=worker)
+
+    def _extend(self, leases: Sequence[Lease], lease_s: float) -> Step[None]:
+        yield self._statement(EXTEND, lease_s=lease_s, **_named(leases))
+
+    def _held(self, leases: Sequence[Lease]) -> Step[frozenset[Lease]]:
+        rows = yield self._statement(HELD, **_named(leases))
+        return frozenset(Lease(job_id, token) for job_id, token in rows)
+
+    def _insert_record(self, lease: Lease) -> Step[bool]:
+        rows = yield self._statement(COMMIT_RECORD, job_id=lease.job_id, token=lease.token)
+        return bool(rows)
+
+    def _records(self, leases: Sequence[Lease]) -> Step[dict[int, Record]]:
+        rows = yield self._statement(RECORDS, job_ids=[lease.job_id for lease in leases])
+        return {job_id: Record(token, Outcome(outcome)) for job_id, token, outcome in rows}
+
+    def _lock(
+        self, leases: Sequence[Lease], *, skip_locked: bool = False
+    ) -> Step[list[LeasedAttempt]]:
+        template = LOCK_LEASES_FREE if skip_locked else LOCK_LEASES
+        rows = yield self._statement(template, **_named(leases))
+        return [LeasedAttempt(Lease(row[0], row[1]), *row[2:]) for row in rows]
+
+    def _lock_expired(self, limit: int) -> Step[list[LeasedAttempt]]:
+        rows = yield self._statement(LOCK_EXPIRED, limit=limit)
+        return [LeasedAttempt(Lease(row[0], row[1]), *row[2:]) for row in rows]
+
+    def _complete(self, leases: Sequence[Lease]) -> Step[frozenset[int]]:
+        rows = yield self._statement(COMPLETE, **_named(leases))
+        return frozenset(job_id for (job_id,) in rows)
+
+    def _end(self, endings: Sequence[Ending]) -> Step[None]:
+        if not endings:
+            return
+        yield self._statement(
+            END_ATTEMPTS,
+            ends=[ending.end.value for ending in endings],
+            error_types=[ending.error and ending.error.type for ending in endings],
+            error_messages=[ending.error and ending.error.message for ending in endings],
+            tracebacks=[ending.error and ending.error.traceback for ending in endings],
+            retry_delays_s=[ending.retry_delay_s for ending in endings],
+            are_dead=[ending.is_dead for ending in endings],
+            **_named([ending.attempt.lease for ending in endings]),
+        )
+
+    def _release(self, leases: Sequence[Lease]) -> Step[None]:
+        yield self._statement(RELEASE, **_named(leases))
+
+    def _has_fate(self, job_id: int) -> Step[bool]:
+        rows = yield self._statement(FATE, job_id=job_id)
+        if not rows:
+            raise job_not_found(job_id)
+        return rows[0][0] is not None
+
+    def _hold_place(self, job_id: int) -> Step[int | None]:
+        for template in (SHARE_LEASE, UNSCHEDULE, UNREADY):
+            rows = yield self._statement(template, job_id=job_id)
+            if rows:
+                return int(rows[0][0])
+        return None
+
+    def _insert_cancelled(self, lease: Lease) -> Step[bool]:
+        rows = yield self._statement(RECORD_CANCELLED, job_id=lease.job_id, token=lease.token)
+        return bool(rows)
+
+    def _statement(self, template: str, **params: object) -> Statement:
+        return Statement(template.replace("{schema}", self.schema), {"shard": self.shard, **params})
+
+
+def _named(leases: Sequence[Lease]) -> dict[str, list[int]]:
+    return {
+        "job_ids": [lease.job_id for lease in leases],
+        "tokens": [lease.token for lease in leases],
+    }

@@ -1,0 +1,84 @@
+"""Rows as values, the same for both backends once their times are datetimes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from jobq.protocol.states import AttemptEnd, Outcome, State
+from jobq.protocol.values import AttemptError, EndedAttempt, JobStatus
+from jobq.store.step import Row
+
+
+class JobRow(NamedTuple):
+    """What the JOB statement selects: the job, and what each place knows of it."""
+
+    id: int
+    queue: str
+    task: str
+    args: str
+    priority: int
+    max_attempts: int
+    idempotency_key: UUID
+    created_at: datetime
+    run_at: datetime | None
+    scheduled_attempts: int | None
+    ready_due_at: datetime | None
+    ready_attempts: int | None
+    leased_due_at: datetime | None
+    leased_attempt: int | None
+    worker: str | None
+    lease_expires_at: datetime | None
+    outcome: str | None
+    recorded_at: datetime | None
+    ended_attempt: int | None
+    """The number of the last attempt in the history."""
+    record_is_in_history: bool | None
+    """Whether the attempt that holds the record ended in the history too (healed, dead)."""
+
+
+def job_status(row: JobRow) -> JobStatus:
+    return JobStatus(
+        id=row.id,
+        state=_state(row),
+        queue=row.queue,
+        task=row.task,
+        args=row.args,
+        priority=row.priority,
+        attempts=_attempts(row),
+        max_attempts=row.max_attempts,
+        idempotency_key=row.idempotency_key,
+        created_at=row.created_at,
+        due_at=row.run_at or row.ready_due_at or row.leased_due_at,
+        worker=row.worker,
+        lease_expires_at=row.lease_expires_at,
+        recorded_at=row.recorded_at,
+    )
+
+
+def _state(row: JobRow) -> State:
+    if row.outcome is not None and row.worker is not None:
+        return State.COMMITTED
+    if row.outcome is not None:
+        outcome = Outcome(row.outcome)
+        return State.DONE if outcome is Outcome.COMMITTED else State(outcome.value)
+    if row.worker is not None:
+        return State.LEASED
+    return State.READY if row.ready_due_at is not None else State.SCHEDULED
+
+
+def _attempts(row: JobRow) -> int:
+    for spent in (row.leased_attempt, row.ready_attempts, row.scheduled_attempts):
+        if spent is not None:
+            return spent
+    ended = row.ended_attempt or 0
+    # The attempt that committed and was finalized by its own worker is not in the history.
+    committed_quietly = row.outcome == Outcome.COMMITTED and not row.record_is_in_history
+    return ended + 1 if committed_quietly else ended
+
+
+def ended_attempt(row: Row) -> EndedAttempt:
+    token, attempt, worker, started_at, ended_at, outcome, error_type, message, traceback = row
+    error = None if error_type is None else AttemptError(error_type, message, traceback)
+    return EndedAttempt(token, attempt, worker, started_at, ended_at, AttemptEnd(outcome), error)

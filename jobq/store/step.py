@@ -1,0 +1,31 @@
+"""A step of the protocol, without its I/O.
+
+A step is a generator: it yields the statements it needs, is sent their rows, and returns its
+result. So one readable definition serves every way of running it (psycopg, sqlite3, SQLAlchemy;
+blocking or async), and a test can stop between any two statements of the real thing. The idea
+is psycopg 3's own (psycopg/generators.py).
+
+All statements of one step belong in one transaction, which whoever runs the step provides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+Row = Sequence[Any]
+Rows = Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One SQL statement in its driver's own placeholder style, with its named parameters."""
+
+    sql: str
+    params: Mapping[str, object]
+
+
+Step = Generator[Statement, Rows, T]

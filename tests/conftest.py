@@ -1,0 +1,154 @@
+"""The databases of the tests: one server for the whole run, a fresh database for every test.
+
+The server and its migrated template database belong to the process that the user started; the
+workers of xdist find them by their environment.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from tests.servers import SETTINGS, NoServer, Server, start_server
+from sqlalchemy.engine import make_url
+
+from jobq import schema
+from jobq.embedded import EmbeddedPostgres
+from jobq.errors import JobqError
+
+ADMIN_URL_VARIABLE = "JOBQ_TEST_ADMIN_URL"
+# A database someone is connected to cannot be copied: nobody may connect to either of these.
+TEMPLATE = "jobq_template"
+EMPTY = "template0"
+
+# PostgreSQL by itself waits 5 s for autovacuum to leave the template.
+CREATE_ATTEMPTS = 3
+
+SERVER = pytest.StashKey[Server]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if _is_worker(config) or not _runs_tests(config):
+        return
+    try:
+        server = start_server()
+        config.stash[SERVER] = server
+        _make_template(server)
+    except (NoServer, JobqError, psycopg.Error) as error:
+        raise pytest.UsageError(f"the tests have no PostgreSQL: {error}") from error
+    os.environ[ADMIN_URL_VARIABLE] = server.url()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    server = config.stash.get(SERVER, None)
+    if server is None:
+        return
+    os.environ.pop(ADMIN_URL_VARIABLE, None)
+    try:
+        _drop_database(server.url(), TEMPLATE)
+    finally:
+        server.stop()
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    server = config.stash.get(SERVER, None)
+    return None if server is None else f"database: {server.describe}"
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """A migrated PostgreSQL database of the test's own."""
+    with _fresh_database(TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_postgres_url() -> Iterator[str]:
+    """A PostgreSQL database of the test's own, without jobq's tables."""
+    with _fresh_database(EMPTY) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy, never to open."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    schema.upgrade(f"sqlite:///{path}")
+    leftovers = [str(file) for file in path.parent.iterdir() if file != path]
+    assert not leftovers, f"the template is still open, a copy would be torn: {leftovers}"
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A migrated SQLite database of the test's own."""
+    return f"sqlite:///{shutil.copyfile(sqlite_template, tmp_path / 'jobq.db')}"
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database of the test's own, on each backend in turn."""
+    fixture = {"postgresql": "postgres_url", "sqlite": "sqlite_url"}[request.param]
+    url: str = request.getfixturevalue(fixture)
+    return url
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL server of the test's own, to stop and restart without disturbing the others."""
+    with EmbeddedPostgres(SETTINGS) as server:
+        yield server
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def _runs_tests(config: pytest.Config) -> bool:
+    shows = ("help", "version", "collectonly", "markers", "showfixtures", "show_fixtures_per_test")
+    return not any(config.getoption(option) for option in shows)
+
+
+def _make_template(server: Server) -> None:
+    _drop_database(server.url(), TEMPLATE)  # a run that was killed leaves its own behind
+    _create_database(server.url(), TEMPLATE, EMPTY)
+    schema.upgrade(server.url(TEMPLATE))
+    _execute(server.url(), sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false"), TEMPLATE)
+
+
+@contextmanager
+def _fresh_database(template: str) -> Iterator[str]:
+    admin_url = os.environ[ADMIN_URL_VARIABLE]
+    name = f"jobq_test_{uuid.uuid4().hex}"
+    _create_database(admin_url, name, template)
+    try:
+        yield make_url(admin_url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        _drop_database(admin_url, name)
+
+
+def _create_database(admin_url: str, name: str, template: str) -> None:
+    for attempt in range(1, CREATE_ATTEMPTS + 1):
+        try:
+            _execute(admin_url, sql.SQL("CREATE DATABASE {} TEMPLATE {}"), name, template)
+        except psycopg.errors.ObjectInUse:
+            if attempt == CREATE_ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def _drop_database(admin_url: str, name: str) -> None:
+    _execute(admin_url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)"), name)
+
+
+def _execute(admin_url: str, statement: sql.SQL, *names: str) -> None:
+    with psycopg.connect(admin_url, autocommit=True) as connection:
+        connection.execute(statement.format(*map(sql.Identifier, names)))

@@ -1,0 +1,169 @@
+"""A shop that charges its customers, driven by hand: one protocol step at a time.
+
+Tests play the parts of workers and reconcilers on connections of their own, in the order they
+choose. Nothing here waits: a lease expires because its row says so.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from jobq.database.base import Database
+from jobq.database.open import open_database
+from jobq.database.url import parse_url
+from jobq.protocol.states import AttemptEnd, State
+from jobq.protocol.values import (
+    AttemptError,
+    ClaimedJob,
+    FailedAttempt,
+    JobRequest,
+    JobStatus,
+    Lease,
+    Recovered,
+    Reported,
+)
+
+TASK = "shop.charge"
+LEASE_S = 60.0
+BOOM = AttemptError("ValueError", "boom", "Traceback: boom")
+
+
+@dataclass
+class Shop:
+    database: Database
+    url: str
+
+    @classmethod
+    def open(cls, url: str) -> Shop:
+        shop = cls(open_database(parse_url(url), schema="jobq"), url)
+        shop.sql("CREATE TABLE ledger (job_id bigint, worker text)")
+        return shop
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.database.url.get_backend_name() == "sqlite"
+
+    @property
+    def driver(self) -> type[Any]:
+        """The driver's connection class, as a handler would ask for it."""
+        return sqlite3.Connection if self.is_sqlite else psycopg.Connection
+
+    def sql(self, statement: str) -> list[Any]:
+        """Run one statement in a transaction of its own, written for either backend."""
+        if self.is_sqlite:
+            connection = sqlite3.connect(self.database.url.database, isolation_level=None)
+            try:
+                return connection.execute(statement.replace("jobq.", "jobq_")).fetchall()
+            finally:
+                connection.close()
+        with psycopg.connect(self.url, autocommit=True) as postgres:
+            cursor = postgres.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    # -- the steps, each in its own transaction
+
+    def enqueue(self, *, max_attempts: int = 5, queue: str = "default", task: str = TASK) -> int:
+        request = JobRequest(
+            task=task,
+            args="{}",
+            queue=queue,
+            priority=0,
+            max_attempts=max_attempts,
+            run_at=None,
+            delay_s=0.0,
+        )
+        (job_id,) = self.database.run(self.database.store.enqueue([request]))
+        return job_id
+
+    def claim(self, worker: str, limit: int = 1) -> list[ClaimedJob]:
+        return self.database.run(
+            self.database.store.claim(
+                worker=worker, queues=["default"], tasks=[TASK], limit=limit, lease_s=LEASE_S
+            )
+        )
+
+    def claim_one(self, worker: str) -> Lease:
+        (claimed,) = self.claim(worker)
+        return claimed.lease
+
+    def expire(self, *leases: Lease) -> None:
+        past = "0" if self.is_sqlite else "'2000-01-01'"
+        for lease in leases:
+            self.sql(
+                f"UPDATE jobq.leases SET lease_expires_at = {past} "
+                f"WHERE job_id = {lease.job_id} AND token = {lease.token}"
+            )
+
+    def reconcile(self, retry_delay_s: float = 0.0) -> Recovered:
+        store = self.database.store
+        return self.database.run(store.reconcile(100, lambda _: retry_delay_s))
+
+    def promote(self) -> int:
+        return self.database.run(self.database.store.promote(100))
+
+    def recover(self, lease: Lease) -> Recovered:
+        """The lease expires, the reconciler takes the job back, and it is due again."""
+        self.expire(lease)
+        recovered = self.reconcile()
+        self.promote()
+        return recovered
+
+    def finalize(self, lease: Lease) -> None:
+        self.database.run(self.database.store.finalize([lease]))
+
+    def fail(self, lease: Lease, retry_delay_s: float | None = 0.0) -> Reported:
+        failure = FailedAttempt(lease, AttemptEnd.FAILED, BOOM, retry_delay_s)
+        return self.database.run(self.database.store.fail([failure]))
+
+    # -- what became of it
+
+    def job(self, job_id: int) -> JobStatus:
+        status = self.database.run(self.database.store.job(job_id))
+        assert status is not None
+        return status
+
+    def state(self, job_id: int) -> State:
+        return self.job(job_id).state
+
+    def ledger(self) -> list[str]:
+        """Who charged, in any order."""
+        return sorted(worker for (worker,) in self.sql("SELECT worker FROM ledger"))
+
+    def records(self) -> list[tuple[int, str]]:
+        return [
+            (token, outcome)
+            for token, outcome in self.sql("SELECT token, outcome FROM jobq.commit_records")
+        ]
+
+
+def charge(connection: Any, lease: Lease, worker: str) -> None:
+    """The effect, on whatever connection the boundary gave."""
+    connection.execute(f"INSERT INTO ledger VALUES ({lease.job_id}, '{worker}')")
+
+
+@pytest.fixture
+def postgres_shop(postgres_url: str) -> Iterator[Shop]:
+    yield from _opened(postgres_url)
+
+
+@pytest.fixture
+def sqlite_shop(sqlite_url: str) -> Iterator[Shop]:
+    yield from _opened(sqlite_url)
+
+
+@pytest.fixture
+def shop(database_url: str) -> Iterator[Shop]:
+    """The shop on either backend."""
+    yield from _opened(database_url)
+
+
+def _opened(url: str) -> Iterator[Shop]:
+    shop = Shop.open(url)
+    yield shop
+    shop.database.close()
