@@ -14,6 +14,7 @@ check it), while each key would add a lookup and a row lock to every step of eve
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import cast
 from uuid import UUID
 
 from sqlalchemy import (
@@ -243,7 +244,8 @@ def metadata_for(backend: str, schema: str = DEFAULT_SCHEMA) -> MetaData:
         if table.info.get("backend", backend) != backend:
             continue
         if backend == "sqlite":
-            table.to_metadata(metadata, schema=None, name=SQLITE_PREFIX + table.name)
+            # SQLAlchemy's type for `schema` leaves out None, which its documentation gives.
+            table.to_metadata(metadata, schema=cast(str, None), name=SQLITE_PREFIX + table.name)
         else:
             table.to_metadata(metadata, schema=schema)
     return metadata

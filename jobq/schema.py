@@ -43,7 +43,7 @@ def upgrade(
 def downgrade(
     url: str | URL | None = None, *, schema: str = DEFAULT_SCHEMA, revision: str = "base"
 ) -> None:
-    """Take the database back to `revision`; `base` removes jobq's tables, with every job in them."""
+    """Take the database back to `revision`; `base` removes jobq's tables and all jobs in them."""
     command.downgrade(_config(url, schema), revision)
 
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL through psycopg 3 and its pool; SQLAlchemy engines over the same pool."""
+"""Connections to PostgreSQL: psycopg 3 and its pool, and SQLAlchemy engines over that pool."""
 
 from __future__ import annotations
 
@@ -265,9 +265,7 @@ class _PsycopgEffect(Effect[PsycopgConnection]):
     def close(self) -> None:
         try:
             if self._is_open:
-                self._transaction.__exit__(
-                    psycopg.Rollback, psycopg.Rollback(self._transaction), None
-                )
+                self._transaction.__exit__(psycopg.Rollback, psycopg.Rollback(), None)
         finally:
             self._pool.putconn(self.handle)
 
@@ -309,8 +307,7 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
     async def close(self) -> None:
         try:
             if self._is_open:
-                rollback = psycopg.Rollback(self._transaction)
-                await self._transaction.__aexit__(psycopg.Rollback, rollback, None)
+                await self._transaction.__aexit__(psycopg.Rollback, psycopg.Rollback(), None)
         finally:
             await self._pool.putconn(self.handle)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    AsyncTransaction,
+)
 from sqlalchemy.orm import Session
 
 from jobq.database.base import AsyncEffect, Effect
@@ -67,8 +72,11 @@ class SqlalchemyEffect(Effect[C]):
 class AsyncSqlalchemyEffect(AsyncEffect[C]):
     """`SqlalchemyEffect` for AsyncSession and AsyncConnection."""
 
-    def __init__(self, connection: AsyncConnection, kind: type[C]) -> None:
+    def __init__(
+        self, connection: AsyncConnection, transaction: AsyncTransaction, kind: type[C]
+    ) -> None:
         self._connection = connection
+        self._transaction = transaction
         self._session: AsyncSession | None = None
         if issubclass(kind, AsyncSession):
             self._session = kind(bind=connection, join_transaction_mode="rollback_only")
@@ -77,15 +85,13 @@ class AsyncSqlalchemyEffect(AsyncEffect[C]):
             self.handle = cast(C, connection)
 
     @classmethod
-    async def begin(cls, engine: AsyncEngine, kind: type[C]) -> AsyncSqlalchemyEffect[C]:
+    async def begin(cls, engine: AsyncEngine, kind: type[C]) -> Self:
         connection = await engine.connect()
         try:
-            effect = cls(connection, kind)
-            effect._transaction = await connection.begin().__aenter__()
+            return cls(connection, await connection.begin().__aenter__(), kind)
         except BaseException:
             await connection.close()
             raise
-        return effect
 
     async def run(self, step: Step[T]) -> T:
         return await self._connection.run_sync(lambda connection: execute(step, connection))

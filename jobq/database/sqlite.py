@@ -147,7 +147,7 @@ class SqliteDatabase(Database):
 
     def _translate(self, error: sqlite3.Error) -> Exception:
         message = str(error)
-        if message.startswith("no such table: jobq_") or message.startswith("no such column"):
+        if message.startswith(("no such table: jobq_", "no such column")):
             return NotMigrated(
                 f"jobq's tables are missing or old in {self.url!r}: run `jobq upgrade` ({message})"
             )

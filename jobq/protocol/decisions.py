@@ -54,7 +54,9 @@ def ending_of(
 
 def recovered(endings: Iterable[Ending]) -> Recovered:
     """Sort what a pass of the reconciler did by what it meant for the jobs."""
-    healed, retried, dead = [], [], []
+    healed: list[int] = []
+    retried: list[int] = []
+    dead: list[int] = []
     for ending in endings:
         kind = dead if ending.is_dead else healed if ending.retry_delay_s is None else retried
         kind.append(ending.attempt.lease.job_id)

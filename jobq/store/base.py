@@ -41,6 +41,8 @@ MAX_CHASE = 100
 class Store(ABC):
     """The protocol's steps on one backend and one shard. A step runs in one transaction."""
 
+    shard: int
+
     # -- a job's way in
 
     @abstractmethod

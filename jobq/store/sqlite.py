@@ -241,7 +241,7 @@ LEFT JOIN jobq_commit_records AS record ON record.shard = job.shard AND record.j
 WHERE job.shard = :shard AND job.id = :job_id
 """
 
-LEASE_TOKEN = "SELECT token FROM jobq_leases WHERE shard = :shard AND job_id = :job_id"
+LEASED_TOKEN = "SELECT token FROM jobq_leases WHERE shard = :shard AND job_id = :job_id"
 
 UNREADY = """
 DELETE FROM jobq_ready WHERE rowid = (
@@ -373,7 +373,7 @@ class SqliteStore(Store):
             yield self._statement(INSERT_LEASES, taken=named, worker=worker, lease_ms=_ms(lease_s))
             rows = yield self._statement(CLAIMED, taken=named)
             claimed += [
-                ClaimedJob(Lease(row[0], row[1]), *row[2:8], UUID(row[8]), from_ms(row[9]))
+                ClaimedJob(Lease(row[0], row[1]), *(*row[2:8], UUID(row[8]), from_ms(row[9])))
                 for row in rows
             ]
             if len(claimed) >= limit:
@@ -510,7 +510,7 @@ class SqliteStore(Store):
 
     def _hold_place(self, job_id: int) -> Step[int | None]:
         rows = (
-            (yield self._statement(LEASE_TOKEN, job_id=job_id))
+            (yield self._statement(LEASED_TOKEN, job_id=job_id))
             or (yield self._statement(UNSCHEDULE, job_ids=json.dumps([job_id])))
             or (yield self._statement(UNREADY, job_id=job_id))
         )

@@ -1,0 +1,340 @@
+"""`JobQueue`: where tasks are registered, jobs enqueued and workers started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+import psycopg
+from sqlalchemy import Connection
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
+from jobq.database.base import Database
+from jobq.database.caller import ASYNC_CONNECTIONS, run_in, run_in_async
+from jobq.database.open import open_database
+from jobq.database.url import Backend, backend_of, parse_url
+from jobq.errors import InvalidOption, InvalidTask, JobNotFound
+from jobq.handler import inspect_handler
+from jobq.job import Job
+from jobq.models import DEFAULT_SCHEMA
+from jobq.protocol.retry import Retry
+from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus
+from jobq.store.base import Store
+from jobq.store.step import Step
+from jobq.task import AsynchronousConnection, BlockingConnection, JobHandle, Options, Task
+from jobq.worker import RunningWorker, Worker, WorkerOptions, WorkerSettings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+# What jobq fills in: the leading parameters of a handler, absent when its job is enqueued.
+D = TypeVar(
+    "D",
+    Session,
+    Connection,
+    AsyncSession,
+    AsyncConnection,
+    psycopg.Connection[Any],
+    psycopg.AsyncConnection[Any],
+    sqlite3.Connection,
+)
+
+SCHEMA_VARIABLE = "JOBQ_SCHEMA"
+DEFAULT_MAX_ARGS_BYTES = 256 * 1024
+JOBS_PER_STATEMENT = 1_000
+
+
+class JobQueue:
+    """A queue in one database.
+
+        app = JobQueue("postgresql://localhost/shop")
+
+    `url`: PostgreSQL or SQLite; from JOBQ_DATABASE_URL when not given. `schema`: the PostgreSQL
+    schema of jobq's tables; from JOBQ_SCHEMA, else "jobq". `max_args_bytes`: the largest
+    arguments one job may have, as JSON. `max_connections`: the most this object opens for
+    enqueueing; workers have their own.
+
+    Nothing connects until the first job is enqueued, so a module can make one at import.
+    """
+
+    def __init__(
+        self,
+        url: str | URL | None = None,
+        *,
+        schema: str | None = None,
+        max_args_bytes: int = DEFAULT_MAX_ARGS_BYTES,
+        max_connections: int = 10,
+    ) -> None:
+        self._given_url = url
+        self.schema = schema or os.environ.get(SCHEMA_VARIABLE) or DEFAULT_SCHEMA
+        self.max_args_bytes = max_args_bytes
+        self._max_connections = max_connections
+        self._tasks: dict[str, Task[..., Any]] = {}
+        self._connections: Database | None = None
+        self._is_checked = False
+        self._opening = threading.RLock()
+
+    # -- tasks
+
+    @property
+    def tasks(self) -> Mapping[str, Task[..., Any]]:
+        """The registered tasks by name."""
+        return MappingProxyType(self._tasks)
+
+    @overload
+    def task(self, function: Callable[Concatenate[D, Job, P], R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[Concatenate[Job, D, P], R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[Concatenate[D, P], R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[Concatenate[Job, P], R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        function: None = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        max_attempts: int = 5,
+        retry: Retry | None = None,
+    ) -> TaskDecorator: ...
+    def task(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        max_attempts: int = 5,
+        retry: Retry | None = None,
+    ) -> Any:
+        """Register a function as a task.
+
+            @app.task(queue="billing", max_attempts=5)
+            def charge(db: Session, order_id: int, cents: int) -> None: ...
+
+        A leading parameter annotated with a session or connection class makes the handler run
+        inside the effect transaction: it commits with the job's commit record, or not at all.
+        One annotated `Job` receives the job. The rest are the job's arguments.
+
+        `name`: what the database calls it, by default module and function name. `priority`:
+        smaller runs first. `retry`: the backoff between attempts.
+
+        Raises InvalidTask or InvalidOption.
+        """
+        options = Options(queue=queue, priority=priority, max_attempts=max_attempts)
+
+        def register(function: Callable[..., Any]) -> Task[..., Any]:
+            named = name or _default_name(function)
+            if named in self._tasks:
+                raise InvalidTask(
+                    f"two tasks are named {named!r}: give one of them another name, as in "
+                    "@app.task(name=...)"
+                )
+            handler = inspect_handler(named, function)
+            task: Task[..., Any] = Task(self, named, handler, options, retry or Retry())
+            self._tasks[named] = task
+            return task
+
+        return register if function is None else register(function)
+
+    # -- enqueueing
+
+    def enqueue_many(self, requests: Iterable[JobRequest]) -> list[JobHandle]:
+        """Enqueue the jobs in one transaction of their own: all of them or none. Blocks.
+
+        app.enqueue_many(charge.request(order_id=n, cents=999) for n in range(1000))
+        """
+        return self._handles(self.database.run(self._enqueue(list(requests))))
+
+    async def aenqueue_many(self, requests: Iterable[JobRequest]) -> list[JobHandle]:
+        """`enqueue_many` for asyncio."""
+        database = await asyncio.to_thread(self._opened)
+        return self._handles(await database.run_async(self._enqueue(list(requests))))
+
+    @overload
+    def enqueue_many_in(
+        self, connection: BlockingConnection, requests: Iterable[JobRequest]
+    ) -> list[JobHandle]: ...
+    @overload
+    def enqueue_many_in(
+        self, connection: AsynchronousConnection, requests: Iterable[JobRequest]
+    ) -> Coroutine[Any, Any, list[JobHandle]]: ...
+    def enqueue_many_in(
+        self,
+        connection: BlockingConnection | AsynchronousConnection,
+        requests: Iterable[JobRequest],
+    ) -> list[JobHandle] | Coroutine[Any, Any, list[JobHandle]]:
+        """Enqueue the jobs in the caller's transaction: they exist if and only if it commits.
+
+        With an async session or connection the result is to be awaited.
+        """
+        step = self._enqueue(list(requests))
+        if isinstance(connection, ASYNC_CONNECTIONS):
+            return self._handles_later(run_in_async(connection, step, self._backend))
+        return self._handles(run_in(connection, step, self._backend))
+
+    def _enqueue(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+        job_ids: list[int] = []
+        for first in range(0, len(requests), JOBS_PER_STATEMENT):
+            job_ids += yield from self._store.enqueue(requests[first : first + JOBS_PER_STATEMENT])
+        return job_ids
+
+    def _handles(self, job_ids: Iterable[int]) -> list[JobHandle]:
+        return [JobHandle(job_id, self) for job_id in job_ids]
+
+    async def _handles_later(self, job_ids: Awaitable[list[int]]) -> list[JobHandle]:
+        return self._handles(await job_ids)
+
+    # -- jobs
+
+    def status(self, job_id: int) -> JobStatus:
+        """Return where a job is. Raises JobNotFound."""
+        status = self.database.run(self._store.job(job_id))
+        if status is None:
+            raise JobNotFound(f"there is no job {job_id} in this database")
+        return status
+
+    def attempts(self, job_id: int) -> list[EndedAttempt]:
+        """Return a job's failed, interrupted, expired and healed attempts, oldest first."""
+        return self.database.run(self._store.attempts(job_id))
+
+    def cancel(self, job_id: int) -> bool:
+        """Record a job's fate as cancelled; return whether it was still open.
+
+        A job that waits never runs. One that runs is told (an `async def` handler is cancelled)
+        and its commit is refused, unless it came first. Raises JobNotFound.
+        """
+        return self.database.run(self._store.cancel(job_id))
+
+    # -- workers
+
+    def worker(self, **settings: Unpack[WorkerSettings]) -> RunningWorker:
+        """Return a worker to run inside a service, for as long as a block lasts.
+
+            async with app.worker(concurrency=4): ...   # on this event loop
+            with app.worker(concurrency=4): ...         # on a thread of its own
+
+        The settings are `WorkerOptions`: `queues`, `concurrency`, `lease_s` and so on. Leaving
+        the block stops the worker as SIGTERM would. Signals are left to the service.
+        """
+        return RunningWorker(self._worker(settings))
+
+    async def run_worker(
+        self, *, handle_signals: bool = True, **settings: Unpack[WorkerSettings]
+    ) -> None:
+        """Run a worker until SIGTERM, SIGINT or cancellation stops it; see `worker`.
+
+        A second signal stops at once.
+        """
+        await self._worker(settings).run(handle_signals=handle_signals)
+
+    def _worker(self, settings: WorkerSettings) -> Worker:
+        try:
+            options = WorkerOptions(**settings)
+        except TypeError as error:
+            raise InvalidOption(f"worker settings: {error}") from error
+        return Worker(self._tasks, self.open_database, options)
+
+    # -- the database
+
+    @property
+    def url(self) -> URL:
+        """The database's URL. Raises InvalidDatabaseURL."""
+        return parse_url(self._given_url)
+
+    @property
+    def database(self) -> Database:
+        """The connections for enqueueing, opened and checked when first asked for.
+
+        Raises DatabaseUnavailable, NotMigrated, SchemaTooNew or UnsupportedDatabase.
+        """
+        return self._opened()
+
+    def open_database(
+        self, *, max_connections: int, idle_in_transaction_s: float | None = None
+    ) -> Database:
+        """Open further connections to the same database, for a worker."""
+        return open_database(
+            self.url,
+            schema=self.schema,
+            max_connections=max_connections,
+            idle_in_transaction_s=idle_in_transaction_s,
+        )
+
+    def close(self) -> None:
+        """Close the connections for enqueueing; they open again when needed."""
+        with self._opening:
+            if self._connections is not None:
+                self._connections.close()
+                self._connections = None
+                self._is_checked = False
+
+    async def aclose(self) -> None:
+        """Close the connections for enqueueing, the running event loop's too."""
+        if self._connections is not None:
+            await self._connections.aclose()
+        self.close()
+
+    @property
+    def _store(self) -> Store:
+        return self._unopened().store
+
+    @property
+    def _backend(self) -> Backend:
+        return backend_of(self.url)
+
+    def _unopened(self) -> Database:
+        """The connections, none of them made yet: enough to enqueue on a caller's."""
+        with self._opening:
+            if self._connections is None:
+                self._connections = self.open_database(max_connections=self._max_connections)
+            return self._connections
+
+    def _opened(self) -> Database:
+        with self._opening:
+            database = self._unopened()
+            if not self._is_checked:
+                database.check()
+                self._is_checked = True
+            return database
+
+
+class TaskDecorator(Protocol):
+    """What `@app.task(...)` returns: it takes a handler and gives its `Task`."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[D, Job, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Job, D, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[D, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Job, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+def _default_name(function: Callable[..., Any]) -> str:
+    """Module and function name; a script run as __main__ is named as its importers name it."""
+    module = function.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        module = spec.name if spec is not None else Path(getattr(main, "__file__", "main")).stem
+    return f"{module}.{function.__qualname__}"

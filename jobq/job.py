@@ -1,0 +1,174 @@
+"""The job, as its handler sees it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast, overload
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
+from jobq.database.base import Database
+from jobq.errors import LeaseLost, Refusal
+from jobq.protocol.values import ClaimedJob, Lease
+
+C = TypeVar("C")
+S = TypeVar("S")
+A = TypeVar("A")
+
+
+class Fate:
+    """What the worker and the boundary know of an attempt, whatever its handler makes of it."""
+
+    __slots__ = ("is_committed", "lease_lost", "refusal")
+
+    def __init__(self) -> None:
+        self.is_committed = False
+        self.refusal: Refusal | None = None
+        self.lease_lost = threading.Event()
+
+
+class Job:
+    """One attempt at one job: what is known of it, and the way to its commit boundary.
+
+    A handler whose leading parameter is annotated `Job` receives it.
+    """
+
+    def __init__(self, claimed: ClaimedJob, database: Database, fate: Fate) -> None:
+        self._claimed = claimed
+        self._database = database
+        self._fate = fate
+
+    @property
+    def id(self) -> int:
+        return self._claimed.lease.job_id
+
+    @property
+    def queue(self) -> str:
+        return self._claimed.queue
+
+    @property
+    def task(self) -> str:
+        return self._claimed.task
+
+    @property
+    def priority(self) -> int:
+        return self._claimed.priority
+
+    @property
+    def attempt(self) -> int:
+        """This attempt's number, from 1."""
+        return self._claimed.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        return self._claimed.max_attempts
+
+    @property
+    def created_at(self) -> datetime:
+        return self._claimed.created_at
+
+    @property
+    def idempotency_key(self) -> UUID:
+        """The same for every attempt at this job, random, never reused: for services outside
+        this database that take such a key."""
+        return self._claimed.idempotency_key
+
+    @property
+    def fencing_token(self) -> int:
+        """Larger for every later attempt at this job: for storage outside this database that
+        can refuse a smaller token than it has seen."""
+        return self._claimed.lease.token
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether this attempt can change nothing any more: stop when it turns true.
+
+        An `async def` handler is cancelled besides; one in a thread can only look here.
+        """
+        return self._fate.lease_lost.is_set()
+
+    @overload
+    def commit(self) -> CommitBoundary[Session, AsyncSession]: ...
+    @overload
+    def commit(self, kind: type[C]) -> CommitBoundary[C, C]: ...
+    def commit(self, kind: type[Any] | None = None) -> CommitBoundary[Any, Any]:
+        """Open the commit boundary: the block's effect and the job's commit record are one
+        transaction.
+
+            with job.commit() as db: ...                    # a SQLAlchemy Session
+            async with job.commit() as db: ...              # an AsyncSession
+            with job.commit(psycopg.Connection) as db: ...  # any kind a handler may ask for
+
+        For a handler that computes for long before it writes: until here, nothing is held. Raises
+        LeaseLost or AlreadyCommitted when this attempt may not commit. They are no `Exception`:
+        let them pass.
+        """
+        return CommitBoundary(self._database, self._claimed.lease, self._fate, kind)
+
+
+class CommitBoundary(Generic[S, A]):
+    """`with` gives a blocking session or connection, `async with` an async one."""
+
+    def __init__(
+        self, database: Database, lease: Lease, fate: Fate, kind: type[Any] | None
+    ) -> None:
+        self._database = database
+        self._lease = lease
+        self._fate = fate
+        self._kind = kind
+        self._blocking: AbstractContextManager[Any] | None = None
+        self._async: AbstractAsyncContextManager[Any] | None = None
+
+    def __enter__(self) -> S:
+        with self._noting_refusal():
+            self._blocking = commit_effect_idempotent(
+                self._database, self._lease, self._kind or Session
+            )
+            return cast(S, self._blocking.__enter__())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._blocking is not None
+        self._blocking.__exit__(kind, error, traceback)
+        if error is None:
+            self._fate.is_committed = True
+
+    async def __aenter__(self) -> A:
+        with self._noting_refusal():
+            self._async = commit_effect_idempotent_async(
+                self._database, self._lease, self._kind or AsyncSession
+            )
+            return cast(A, await self._async.__aenter__())
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._async is not None
+        await self._async.__aexit__(kind, error, traceback)
+        if error is None:
+            self._fate.is_committed = True
+
+    @contextmanager
+    def _noting_refusal(self) -> Iterator[None]:
+        """Whatever the handler does with the refusal, the worker learns of it."""
+        try:
+            if self._fate.lease_lost.is_set():  # by the heartbeat: no need to ask the database
+                raise LeaseLost(self._lease.job_id, self._lease.token)
+            yield
+        except Refusal as refusal:
+            self._fate.refusal = refusal
+            raise

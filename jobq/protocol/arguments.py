@@ -1,0 +1,167 @@
+"""A job's arguments as JSON: checked against the handler's signature when they are enqueued.
+
+The rule is one sentence: what is enqueued is what the handler gets. Arguments are written as
+JSON, read back through the handler's type hints, and compared; what would arrive changed (a
+tuple in a parameter without annotation, say) is refused where it is enqueued.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from jobq.errors import ArgumentsTooLarge, InvalidArguments, InvalidTask, UnreadableArguments
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# msgspec would write these as base64 text; left as they are, `_refuse_unstorable` sees them.
+_BINARY = (bytes, bytearray, memoryview)
+
+
+class Arguments:
+    """The arguments of one task: parameters by name, as its handler declares them."""
+
+    def __init__(self, task: str, parameters: Sequence[inspect.Parameter]) -> None:
+        """Raises InvalidTask when a parameter cannot be given by name or its type not be read."""
+        self._task = task
+        for parameter in parameters:
+            if parameter.kind not in (
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                inspect.Parameter.KEYWORD_ONLY,
+            ):
+                raise InvalidTask(
+                    f"task {task!r}: parameter {parameter} cannot be checked by name; a handler "
+                    "takes ordinary named parameters"
+                )
+        self._signature = inspect.Signature(list(parameters))
+        try:
+            # An argument left out stays out: the handler's own default applies when it runs.
+            fields = [
+                (p.name, _type_of(p))
+                if p.default is p.empty
+                else (p.name, _type_of(p) | msgspec.UnsetType, msgspec.UNSET)
+                for p in parameters
+            ]
+            self._struct = msgspec.defstruct(
+                "Arguments", fields, kw_only=True, forbid_unknown_fields=True
+            )
+            self._decoder = msgspec.json.Decoder(self._struct, dec_hook=_from_json)
+        except (TypeError, ValueError) as error:
+            raise InvalidTask(
+                f"task {task!r}: its parameters' types cannot be read from JSON ({error})"
+            ) from error
+
+    def encode(
+        self, args: Sequence[object], kwargs: Mapping[str, object], *, max_bytes: int
+    ) -> str:
+        """Return the arguments as a JSON object.
+
+        Raises InvalidArguments or ArgumentsTooLarge, naming the argument and the cause.
+        """
+        try:
+            given = self._signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise InvalidArguments(
+                f"task {self._task!r} takes {self._signature}: {error}"
+            ) from error
+        try:
+            plain = msgspec.to_builtins(
+                given, str_keys=True, builtin_types=_BINARY, enc_hook=_to_json
+            )
+            for name, value in plain.items():
+                self._refuse_unstorable(value, name)
+            encoded = msgspec.json.encode(plain)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InvalidArguments(
+                f"task {self._task!r}: its arguments cannot be written as JSON ({error})"
+            ) from error
+        if len(encoded) > max_bytes:
+            raise ArgumentsTooLarge(
+                f"task {self._task!r}: its arguments take {len(encoded):,} bytes of JSON, more "
+                f"than the limit of {max_bytes:,}: store the payload elsewhere and enqueue its "
+                "key, or raise JobQueue(max_args_bytes=...)"
+            )
+        self._refuse_changed(given, encoded)
+        return encoded.decode()
+
+    def decode(self, encoded: str) -> dict[str, Any]:
+        """Return the keyword arguments of a stored job.
+
+        Raises UnreadableArguments when they do not fit the handler as it is now.
+        """
+        try:
+            return _given(self._decoder.decode(encoded))
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+            raise UnreadableArguments(
+                f"task {self._task!r}: the stored arguments do not fit the handler, which takes "
+                f"{self._signature} ({error}); was its signature changed under enqueued jobs?"
+            ) from error
+
+    def _refuse_unstorable(self, value: object, path: str) -> None:
+        """Refuse what JSON or PostgreSQL cannot hold, before it is written as something else."""
+        problem = None
+        if isinstance(value, float) and not math.isfinite(value):
+            problem = f"is {value}, which JSON cannot hold: pass None or a finite number"
+        elif isinstance(value, _BINARY):
+            problem = (
+                "is binary, which JSON cannot hold: encode it (base64), or enqueue a key to it"
+            )
+        elif isinstance(value, str) and "\x00" in value:
+            problem = "contains a NUL character, which PostgreSQL cannot store: remove it"
+        elif isinstance(value, str) and _LONE_SURROGATE.search(value):
+            problem = "contains a lone surrogate, which is not valid Unicode: decode it properly"
+        if problem is not None:
+            raise InvalidArguments(f"task {self._task!r}: argument {path} {problem}")
+        if isinstance(value, dict):
+            for key, item in value.items():
+                self._refuse_unstorable(key, f"{path}, key {key!r},")
+                self._refuse_unstorable(item, f"{path}[{key!r}]")
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                self._refuse_unstorable(item, f"{path}[{index}]")
+
+    def _refuse_changed(self, given: Mapping[str, object], encoded: bytes) -> None:
+        try:
+            arriving = _given(self._decoder.decode(encoded))
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            raise InvalidArguments(f"task {self._task!r}: {error}") from error
+        for name, value in given.items():
+            if not _are_equal(arriving[name], value):
+                raise InvalidArguments(
+                    f"task {self._task!r}: argument {name} is {value!r} but would arrive as "
+                    f"{arriving[name]!r}: annotate the parameter with its type, or pass what JSON "
+                    "can hold"
+                )
+
+
+def _type_of(parameter: inspect.Parameter) -> Any:
+    return Any if parameter.annotation is parameter.empty else parameter.annotation
+
+
+def _given(struct: msgspec.Struct) -> dict[str, Any]:
+    values = {name: getattr(struct, name) for name in struct.__struct_fields__}
+    return {name: value for name, value in values.items() if value is not msgspec.UNSET}
+
+
+def _are_equal(one: object, other: object) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - an argument's own __eq__ may do anything
+        return False
+
+
+def _to_json(value: Any) -> Any:
+    """Models of pydantic's kind, without importing pydantic."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__qualname__} objects have no JSON form")
+
+
+def _from_json(wanted: Any, value: Any) -> Any:
+    if hasattr(wanted, "model_validate"):
+        return wanted.model_validate(value)
+    raise TypeError(f"cannot make {wanted!r} from JSON")

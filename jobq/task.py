@@ -1,0 +1,192 @@
+"""A task: a registered function, and the ways to enqueue jobs for it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+import psycopg
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from jobq.errors import InvalidOption
+from jobq.handler import Handler
+from jobq.protocol.retry import Retry
+from jobq.protocol.values import JobRequest, JobStatus
+
+if TYPE_CHECKING:
+    from jobq.client import JobQueue
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+BlockingConnection = (
+    Session | scoped_session[Any] | Connection | psycopg.Connection[Any] | sqlite3.Connection
+)
+AsynchronousConnection = (
+    AsyncSession | async_scoped_session[Any] | AsyncConnection | psycopg.AsyncConnection[Any]
+)
+
+SMALLEST_PRIORITY, LARGEST_PRIORITY = -32_768, 32_767
+LARGEST_MAX_ATTEMPTS = 32_767
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandle:
+    """An enqueued job."""
+
+    id: int
+    app: JobQueue
+
+    def status(self) -> JobStatus:
+        """Return where the job is. Raises JobNotFound (its transaction rolled back, say)."""
+        return self.app.status(self.id)
+
+    def cancel(self) -> bool:
+        """Cancel the job; return whether its fate was still open."""
+        return self.app.cancel(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a job of a task gets unless told otherwise."""
+
+    queue: str = "default"
+    priority: int = 0
+    max_attempts: int = 5
+    run_at: datetime | None = None
+    delay_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.queue or "\x00" in self.queue:
+            raise InvalidOption(f"queue {self.queue!r}: a queue's name is text without NUL")
+        if not SMALLEST_PRIORITY <= self.priority <= LARGEST_PRIORITY:
+            raise InvalidOption(
+                f"priority {self.priority}: use {SMALLEST_PRIORITY} to {LARGEST_PRIORITY}; smaller "
+                "runs first"
+            )
+        if not 1 <= self.max_attempts <= LARGEST_MAX_ATTEMPTS:
+            raise InvalidOption(
+                f"max_attempts {self.max_attempts}: use 1 to {LARGEST_MAX_ATTEMPTS}"
+            )
+        if self.run_at is not None and self.run_at.utcoffset() is None:
+            raise InvalidOption(
+                f"run_at {self.run_at} has no time zone: pass an aware datetime, as in "
+                "datetime.now(UTC) + timedelta(hours=1), or use delay"
+            )
+        if self.run_at is not None and self.delay_s:
+            raise InvalidOption("run_at and delay both say when: pass one of them")
+        if not 0 <= self.delay_s < 10**10:
+            raise InvalidOption(f"delay {self.delay_s} s: a delay is a finite time from now")
+
+
+class Task(Generic[P, R]):
+    """A registered function. Call it to run it here and now; enqueue it to have a worker do so.
+
+    The parameters that jobq fills (a session, the job) are not passed when enqueueing.
+    """
+
+    def __init__(
+        self, app: JobQueue, name: str, handler: Handler, options: Options, retry: Retry
+    ) -> None:
+        self.app = app
+        self.name = name
+        self.handler = handler
+        self.options = options
+        self.retry = retry
+        self.__doc__ = handler.function.__doc__
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    def __call__(self, *args: object, **kwargs: object) -> R:
+        """Call the function itself, with everything it takes: for tests and plain reuse."""
+        result: R = self.handler.function(*args, **kwargs)
+        return result
+
+    def using(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        max_attempts: int | None = None,
+        run_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+    ) -> Task[P, R]:
+        """Return the same task with other options: `charge.using(delay=60).enqueue(order_id=7)`.
+
+        `priority`: smaller runs first. `run_at`: an aware datetime. `delay`: seconds, or a
+        timedelta, from now by the database's clock. Raises InvalidOption.
+        """
+        changes: dict[str, Any] = {
+            "queue": queue,
+            "priority": priority,
+            "max_attempts": max_attempts,
+            "run_at": run_at,
+            "delay_s": delay.total_seconds() if isinstance(delay, timedelta) else delay,
+        }
+        options = replace(
+            self.options, **{name: value for name, value in changes.items() if value is not None}
+        )
+        return Task(self.app, self.name, self.handler, options, self.retry)
+
+    def request(self, *args: P.args, **kwargs: P.kwargs) -> JobRequest:
+        """Return a job to be, for `JobQueue.enqueue_many`. Raises InvalidArguments."""
+        return JobRequest(
+            task=self.name,
+            args=self.handler.arguments.encode(args, kwargs, max_bytes=self.app.max_args_bytes),
+            queue=self.options.queue,
+            priority=self.options.priority,
+            max_attempts=self.options.max_attempts,
+            run_at=self.options.run_at,
+            delay_s=self.options.delay_s,
+        )
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """Enqueue a job in a transaction of its own. Blocks.
+
+        Raises InvalidArguments, NotMigrated or DatabaseUnavailable.
+        """
+        return self.app.enqueue_many([self.request(*args, **kwargs)])[0]
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """`enqueue` for asyncio."""
+        return (await self.app.aenqueue_many([self.request(*args, **kwargs)]))[0]
+
+    @overload
+    def enqueue_in(
+        self, connection: BlockingConnection, /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobHandle: ...
+    @overload
+    def enqueue_in(
+        self, connection: AsynchronousConnection, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, JobHandle]: ...
+    def enqueue_in(
+        self,
+        connection: BlockingConnection | AsynchronousConnection,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> JobHandle | Coroutine[Any, Any, JobHandle]:
+        """Enqueue a job in the caller's transaction: it exists if and only if that commits.
+
+        `connection` is a SQLAlchemy session or connection, or a driver's connection, to the
+        queue's database. With an async one the result is to be awaited. Raises
+        UnsupportedConnection for anything else, InvalidArguments before anything is written.
+        """
+        request = self.request(*args, **kwargs)
+        if isinstance(
+            connection,
+            AsyncSession | async_scoped_session | AsyncConnection | psycopg.AsyncConnection,
+        ):
+            return self._aenqueue_in(connection, request)
+        return self.app.enqueue_many_in(connection, [request])[0]
+
+    async def _aenqueue_in(
+        self, connection: AsynchronousConnection, request: JobRequest
+    ) -> JobHandle:
+        return (await self.app.enqueue_many_in(connection, [request]))[0]

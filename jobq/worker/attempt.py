@@ -1,0 +1,170 @@
+"""One attempt: from a claimed job to a report of what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+from concurrent.futures import Executor
+from typing import Any
+
+from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
+from jobq.database.base import Database
+from jobq.errors import AlreadyCommitted, Refusal
+from jobq.job import Fate, Job
+from jobq.protocol.failure import describe_error
+from jobq.protocol.states import AttemptEnd, Outcome, Stage
+from jobq.protocol.values import (
+    AttemptError,
+    ClaimedJob,
+    FailedAttempt,
+    Lease,
+    Record,
+    RefusedReport,
+)
+from jobq.task import Task
+from jobq.worker.reports import Committed, Report, Returned
+
+logger = logging.getLogger("jobq.worker")
+
+
+class Attempt:
+    """A claimed job in the hands of its handler."""
+
+    def __init__(self, claimed: ClaimedJob, task: Task[..., Any], database: Database) -> None:
+        self.claimed = claimed
+        self.fate = Fate()
+        self._job = Job(claimed, database, self.fate)
+        self._task = task
+        self._database = database
+        self._running: asyncio.Task[Report] | None = None
+        self._was_cancelled = False
+
+    @property
+    def lease(self) -> Lease:
+        return self.claimed.lease
+
+    @property
+    def is_async(self) -> bool:
+        return self._task.handler.is_async
+
+    def start(self, threads: Executor) -> asyncio.Task[Report]:
+        """Run the handler; the task's result is the report, whatever the handler does."""
+        name = f"jobq {self.claimed.task} {self.lease.job_id}"
+        self._running = asyncio.get_running_loop().create_task(self._run(threads), name=name)
+        return self._running
+
+    def lose(self) -> None:
+        """The lease is gone: cancel an async handler, tell one in a thread."""
+        self.fate.lease_lost.set()
+        self._cancel_handler()
+
+    def cancel(self) -> None:
+        """The job was cancelled: the same, for another reason."""
+        self._was_cancelled = True
+        self.lose()
+
+    def interrupt(self) -> Report:
+        """The worker stops and waits no longer. Return the report; the handler's is ignored."""
+        self._cancel_handler()
+        return self._concluded(
+            FailedAttempt(
+                self.lease,
+                AttemptEnd.INTERRUPTED,
+                AttemptError(
+                    "jobq.WorkerStopped",
+                    "the worker was stopped before the handler was done",
+                    "",
+                ),
+                retry_delay_s=0.0,
+            )
+        )
+
+    def _cancel_handler(self) -> None:
+        if self._running is not None and self.is_async:
+            self._running.cancel()
+
+    async def _run(self, threads: Executor) -> Report:
+        try:
+            if self.is_async:
+                await self._run_async()
+            else:
+                # A thread sees the context variables of the loop, as asyncio.to_thread does it.
+                context = contextvars.copy_context()
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(threads, context.run, self._run_blocking)
+        except Refusal as refusal:
+            self.fate.refusal = self.fate.refusal or refusal
+            return self._concluded(Returned(self.lease))
+        except asyncio.CancelledError as error:
+            return self._concluded(self._failure(error))
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
+            return self._concluded(self._failure(error))
+        return self._concluded(Returned(self.lease))
+
+    async def _run_async(self) -> None:
+        handler = self._task.handler
+        arguments = handler.arguments.decode(self.claimed.args)
+        if handler.effect_kind is None:
+            await handler.function(*handler.leading(self._job, None), **arguments)
+            return
+        async with commit_effect_idempotent_async(
+            self._database, self.lease, handler.effect_kind
+        ) as effect:
+            await handler.function(*handler.leading(self._job, effect), **arguments)
+        self.fate.is_committed = True
+
+    def _run_blocking(self) -> None:
+        handler = self._task.handler
+        arguments = handler.arguments.decode(self.claimed.args)
+        if handler.effect_kind is None:
+            handler.function(*handler.leading(self._job, None), **arguments)
+            return
+        with commit_effect_idempotent(self._database, self.lease, handler.effect_kind) as effect:
+            handler.function(*handler.leading(self._job, effect), **arguments)
+        self.fate.is_committed = True
+
+    def _concluded(self, report: Report) -> Report:
+        """What the boundary saw outranks what the handler made of it.
+
+        A refusal that the handler swallowed is still a refusal; an error after the commit does
+        not undo it.
+        """
+        if self.fate.is_committed:
+            if isinstance(report, FailedAttempt):
+                logger.warning(
+                    "job %d (%s) committed, and its handler failed afterwards: %s: %s",
+                    self.lease.job_id,
+                    self.claimed.task,
+                    report.error.type,
+                    report.error.message,
+                )
+            return Committed(self.lease)
+        if self.fate.refusal is not None:
+            return self._refused(self.fate.refusal, Stage.COMMIT)
+        if self._was_cancelled:
+            record = Record(self.lease.token, Outcome.CANCELLED)
+            return RefusedReport(self.lease, Stage.HEARTBEAT, record)
+        if self.fate.lease_lost.is_set():
+            return RefusedReport(self.lease, Stage.HEARTBEAT, None)
+        return report
+
+    def _refused(self, refusal: Refusal, stage: Stage) -> RefusedReport:
+        if isinstance(refusal, AlreadyCommitted):
+            return RefusedReport(self.lease, stage, Record(refusal.token, refusal.outcome))
+        return RefusedReport(self.lease, stage, None)
+
+    def _failure(self, error: BaseException) -> FailedAttempt:
+        described = describe_error(error)
+        logger.info(
+            "job %d (%s) failed in attempt %d of %d: %s: %s",
+            self.lease.job_id,
+            self.claimed.task,
+            self.claimed.attempt,
+            self.claimed.max_attempts,
+            described.type,
+            described.message,
+        )
+        delay_s = self._task.retry.delay_s(self.claimed.attempt, random.random())  # noqa: S311
+        return FailedAttempt(self.lease, AttemptEnd.FAILED, described, delay_s)

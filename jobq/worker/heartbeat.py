@@ -1,0 +1,95 @@
+"""Leases are kept alive from a thread and a connection of its own.
+
+Not from the event loop, which a handler may block; not from a pool, which handlers may empty;
+and until the last handler has ended, a draining worker's too.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from jobq.database.base import Database
+from jobq.errors import JobqError
+from jobq.protocol.values import Heartbeat, Lease
+
+logger = logging.getLogger("jobq.worker")
+
+RETRY_S = 0.5
+
+
+class HeartbeatThread:
+    """Extends every lease when a third of its time has passed.
+
+    `tell` is called from the thread with what each heartbeat learned.
+    """
+
+    def __init__(
+        self, database: Database, worker: str, lease_s: float, tell: Callable[[Heartbeat], None]
+    ) -> None:
+        self._link = database.link()
+        self._store = database.store
+        self._worker = worker
+        self._lease_s = lease_s
+        self._tell = tell
+        self._extended_s: dict[Lease, float] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="jobq-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread. Blocks until the heartbeat under way is done."""
+        self._stop.set()
+        self._thread.join()
+        self._link.close()
+
+    def add(self, lease: Lease, granted_s: float) -> None:
+        """Keep a lease that was asked for at `granted_s` on the monotonic clock."""
+        with self._lock:
+            self._extended_s[lease] = granted_s
+
+    def remove(self, lease: Lease) -> None:
+        with self._lock:
+            self._extended_s.pop(lease, None)
+
+    def has_expired(self, lease: Lease) -> bool:
+        """Whether so much time passed that the lease may be gone: a job not yet started is not
+        worth starting. (Whether it is gone, only the database can say.)"""
+        with self._lock:
+            extended_s = self._extended_s.get(lease)
+        return extended_s is None or time.monotonic() - extended_s >= self._lease_s
+
+    def _beat(self) -> None:
+        pause_s = 0.0
+        while not self._stop.wait(pause_s):
+            try:
+                self._extend_due()
+                pause_s = self._lease_s / 6
+            except JobqError as error:
+                logger.warning("heartbeat failed and will be repeated: %s", error)
+                pause_s = min(RETRY_S, self._lease_s / 6) * random.uniform(0.5, 1.5)  # noqa: S311
+            except Exception:
+                logger.exception("heartbeat failed and will be repeated")
+                pause_s = RETRY_S
+
+    def _extend_due(self) -> None:
+        began_s = time.monotonic()
+        with self._lock:
+            due = [
+                lease
+                for lease, extended_s in self._extended_s.items()
+                if began_s - extended_s >= self._lease_s / 3
+            ]
+        learned = self._link.run(self._store.heartbeat(self._worker, due, self._lease_s))
+        with self._lock:
+            for lease in due:
+                if lease in self._extended_s and lease not in learned.lost:
+                    self._extended_s[lease] = began_s
+        if learned.lost or learned.cancelled:
+            self._tell(learned)

@@ -1,0 +1,73 @@
+"""How a worker behaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from jobq.errors import InvalidOption
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """Settings of one worker. Raises InvalidOption for values that cannot work together."""
+
+    queues: Sequence[str] | None = None
+    """The queues to serve; None for all of them."""
+    concurrency: int = 10
+    """Handlers that run at once."""
+    prefetch: int | None = None
+    """Jobs leased ahead of the handlers; as many as `concurrency` when None."""
+    lease_s: float = 60.0
+    """How long a lease lasts. Heartbeats extend it; a crashed worker's jobs wait this long."""
+    grace_s: float = 30.0
+    """How long a stopping worker waits for its handlers."""
+    poll_s: float = 1.0
+    """How often an idle worker looks for jobs, at most; a quarter more at random."""
+    reconcile_s: float | None = None
+    """How often to look for expired leases; a third of `lease_s` when None."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("concurrency", 1),
+            ("lease_s", 0.5),
+            ("grace_s", 0),
+            ("poll_s", 0.001),
+        ):
+            if not getattr(self, name) >= least:
+                raise InvalidOption(f"{name} is {getattr(self, name)}: use {least} or more")
+        if self.prefetch is not None and self.prefetch < 0:
+            raise InvalidOption(f"prefetch is {self.prefetch}: use 0 or more")
+        if self.reconcile_s is not None and self.reconcile_s <= 0:
+            raise InvalidOption(f"reconcile_s is {self.reconcile_s}: use more than 0")
+        if self.queues is not None and not self.queues:
+            raise InvalidOption("queues is empty: name the queues to serve, or None for all")
+
+    @property
+    def capacity(self) -> int:
+        """Leases held at once, at most."""
+        ahead = self.concurrency if self.prefetch is None else self.prefetch
+        return self.concurrency + ahead
+
+    @property
+    def reconcile_interval_s(self) -> float:
+        return self.lease_s / 3 if self.reconcile_s is None else self.reconcile_s
+
+    @property
+    def idle_in_transaction_s(self) -> float:
+        """The server ends a silent effect transaction after this: before its lease expires, so
+        that an attempt frozen inside its effect cannot keep its job from being recovered."""
+        return self.lease_s * 0.8
+
+
+class WorkerSettings(TypedDict, total=False):
+    """`WorkerOptions` as keyword arguments."""
+
+    queues: Sequence[str] | None
+    concurrency: int
+    prefetch: int | None
+    lease_s: float
+    grace_s: float
+    poll_s: float
+    reconcile_s: float | None
