@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy.engine import URL
 
 from jobq.database.execute import Executable
-from jobq.schema import check_revision
+from jobq.revisions import check_revision
 from jobq.store.base import Store
 from jobq.store.step import Step
 

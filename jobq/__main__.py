@@ -1,0 +1,6 @@
+"""`python -m jobq`."""
+
+from jobq.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The command group, its lazily imported subcommands, and how errors are told."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+
+import click
+
+# Name: the module that has it, and what --help says, so that help imports nothing.
+COMMANDS = {
+    "upgrade": ("jobq.cli.schema", "Create or upgrade jobq's tables."),
+    "downgrade": ("jobq.cli.schema", "Take jobq's tables back, or away."),
+    "check": ("jobq.cli.schema", "Tell whether the database is ready for this version."),
+    "worker": ("jobq.cli.worker", "Run jobs until stopped."),
+    "demo": ("jobq.cli.demo", "Charge 500 accounts while workers are killed and frozen."),
+}
+
+
+class LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """A jobq error is one sentence that names cause and remedy: show that, no traceback."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            from jobq.errors import JobqError  # not needed for --help
+
+            if isinstance(error, JobqError):
+                raise click.ClickException(str(error)) from error
+            raise
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("jobq"), prog_name="jobq")
+def main() -> None:
+    """A job queue on PostgreSQL and SQLite whose effects happen exactly once.
+
+    The database is named by --database-url or JOBQ_DATABASE_URL.
+    """
