@@ -9,36 +9,63 @@ def charge(db: Session, order_id: int, cents: int) -> None:
 charge.enqueue(order_id=7, cents=999)
 """
 
-from jobq.client import JobQueue
-from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
-from jobq.errors import (
-    AlreadyCommitted,
-    ArgumentsTooLarge,
-    DatabaseUnavailable,
-    EffectOutcomeUnknown,
-    EffectRolledBack,
-    InvalidApp,
-    InvalidArguments,
-    InvalidDatabaseURL,
-    InvalidOption,
-    InvalidTask,
-    JobNotFound,
-    JobqError,
-    LeaseLost,
-    MissingExtra,
-    NotMigrated,
-    Refusal,
-    SchemaTooNew,
-    UnreadableArguments,
-    UnsupportedConnection,
-    UnsupportedDatabase,
-)
-from jobq.job import Job
-from jobq.protocol.retry import Retry
-from jobq.protocol.states import AttemptEnd, Outcome, State
-from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus
-from jobq.task import JobHandle, Task
-from jobq.worker import Worker, WorkerOptions
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobq.client import (
+        JobQueue,
+    )
+    from jobq.commit import (
+        commit_effect_idempotent,
+        commit_effect_idempotent_async,
+    )
+    from jobq.errors import (
+        AlreadyCommitted,
+        ArgumentsTooLarge,
+        DatabaseUnavailable,
+        EffectOutcomeUnknown,
+        EffectRolledBack,
+        InvalidApp,
+        InvalidArguments,
+        InvalidDatabaseURL,
+        InvalidOption,
+        InvalidTask,
+        JobNotFound,
+        JobqError,
+        LeaseLost,
+        MissingExtra,
+        NotMigrated,
+        Refusal,
+        SchemaTooNew,
+        UnreadableArguments,
+        UnsupportedConnection,
+        UnsupportedDatabase,
+    )
+    from jobq.job import (
+        Job,
+    )
+    from jobq.protocol.retry import (
+        Retry,
+    )
+    from jobq.protocol.states import (
+        AttemptEnd,
+        Outcome,
+        State,
+    )
+    from jobq.protocol.values import (
+        EndedAttempt,
+        JobRequest,
+        JobStatus,
+    )
+    from jobq.task import (
+        JobHandle,
+        Task,
+    )
+    from jobq.worker import (
+        Worker,
+        WorkerOptions,
+    )
 
 __version__ = "0.1.0"
 
@@ -79,3 +106,50 @@ __all__ = [
     "commit_effect_idempotent",
     "commit_effect_idempotent_async",
 ]
+
+# Where each name lives. They are imported when first used: SQLAlchemy and psycopg take a second,
+# which `jobq --help` and a shell's completion need not pay.
+_HOMES = {
+    "JobQueue": "jobq.client",
+    "commit_effect_idempotent": "jobq.commit",
+    "commit_effect_idempotent_async": "jobq.commit",
+    "AlreadyCommitted": "jobq.errors",
+    "ArgumentsTooLarge": "jobq.errors",
+    "DatabaseUnavailable": "jobq.errors",
+    "EffectOutcomeUnknown": "jobq.errors",
+    "EffectRolledBack": "jobq.errors",
+    "InvalidApp": "jobq.errors",
+    "InvalidArguments": "jobq.errors",
+    "InvalidDatabaseURL": "jobq.errors",
+    "InvalidOption": "jobq.errors",
+    "InvalidTask": "jobq.errors",
+    "JobNotFound": "jobq.errors",
+    "JobqError": "jobq.errors",
+    "LeaseLost": "jobq.errors",
+    "MissingExtra": "jobq.errors",
+    "NotMigrated": "jobq.errors",
+    "Refusal": "jobq.errors",
+    "SchemaTooNew": "jobq.errors",
+    "UnreadableArguments": "jobq.errors",
+    "UnsupportedConnection": "jobq.errors",
+    "UnsupportedDatabase": "jobq.errors",
+    "Job": "jobq.job",
+    "Retry": "jobq.protocol.retry",
+    "AttemptEnd": "jobq.protocol.states",
+    "Outcome": "jobq.protocol.states",
+    "State": "jobq.protocol.states",
+    "EndedAttempt": "jobq.protocol.values",
+    "JobRequest": "jobq.protocol.values",
+    "JobStatus": "jobq.protocol.values",
+    "JobHandle": "jobq.task",
+    "Task": "jobq.task",
+    "Worker": "jobq.worker",
+    "WorkerOptions": "jobq.worker",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jobq' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value

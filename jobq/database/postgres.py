@@ -53,6 +53,32 @@ POOL_TIMEOUT_S = 30.0
 POOL_MAX_IDLE_S = 60.0
 
 
+class _PooledConnection(psycopg.Connection[Any]):
+    """SQLAlchemy closes what it is done with; that gives the connection back to its pool.
+
+    The pool's own `close_returns` forgets connections that broke: each is a place in the pool
+    lost for good, and after a restart of the server there are none left.
+    """
+
+    _pool: ConnectionPool[Any] | None = None
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.putconn(self)
+        else:
+            super().close()
+
+
+class _AsyncPooledConnection(psycopg.AsyncConnection[Any]):
+    _pool: AsyncConnectionPool[Any] | None = None
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            await self._pool.putconn(self)
+        else:
+            await super().close()
+
+
 class PostgresDatabase(Database):
     """A pool of at most `max_connections`, for steps and effects.
 
@@ -91,7 +117,7 @@ class PostgresDatabase(Database):
             max_idle=POOL_MAX_IDLE_S,
             timeout=POOL_TIMEOUT_S,
             configure=self._configure,
-            close_returns=True,
+            connection_class=_PooledConnection,
             open=True,
         )
 
@@ -111,7 +137,7 @@ class PostgresDatabase(Database):
                 max_idle=POOL_MAX_IDLE_S,
                 timeout=POOL_TIMEOUT_S,
                 configure=self._configure_async,
-                close_returns=True,
+                connection_class=_AsyncPooledConnection,
                 open=False,
             )
             side = self._by_loop[loop] = _AsyncSide(self.url, pool)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, Table, and_, distinct, func, insert, not_, select
+from sqlalchemy import Connection, Table, and_, func, insert, not_, select
 
 from jobq.demo.shop import accounts, ledger, metadata
 
@@ -80,7 +80,7 @@ def audit(
     expected = Counter(dict.fromkeys(range(_count(connection, accounts)), OPENING_BALANCE_CENTS))
     for order in orders.values():
         expected[order.account_id] -= order.cents
-    balances = dict(connection.execute(select(accounts.c.id, accounts.c.balance_cents)).tuples())
+    balances = {row.id: row.balance_cents for row in connection.execute(select(accounts))}
     return Report(
         jobs=len(orders),
         attempts=_attempts(connection, tables, list(orders)),
@@ -119,7 +119,8 @@ def _attempts(connection: Connection, tables: Mapping[str, Table], job_ids: Sequ
 def _refused(connection: Connection, refusals: Table, job_ids: Sequence[int]) -> int:
     """Attempts, not refusals: a heartbeat and a commit of one zombie may both be refused."""
     zombies = (
-        select(distinct(refusals.c.job_id), refusals.c.token)
+        select(refusals.c.job_id, refusals.c.token)
+        .distinct()
         .where(refusals.c.job_id.between(min(job_ids), max(job_ids)))
         .subquery()
     )

@@ -26,7 +26,7 @@ from jobq.protocol.values import (
     RefusedReport,
 )
 from jobq.store.base import Store, job_not_found
-from jobq.store.rows import JobRow, ended_attempt, job_status
+from jobq.store.rows import JobRow, claimed_job, ended_attempt, job_status
 from jobq.store.step import Statement, Step
 
 # One statement for one job or many. The id is drawn before the insert, so that the rows of both
@@ -434,7 +434,7 @@ class PostgresStore(Store):
             limit=limit,
             lease_s=lease_s,
         )
-        return [ClaimedJob(Lease(row[0], row[1]), *row[2:]) for row in rows]
+        return [claimed_job(row) for row in rows]
 
     def unknown_tasks(self, *, queues: Sequence[str], tasks: Sequence[str]) -> Step[list[str]]:
         rows = yield self._statement(UNKNOWN_TASKS, queues=list(queues), tasks=list(tasks))

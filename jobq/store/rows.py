@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from jobq.protocol.states import AttemptEnd, Outcome, State
-from jobq.protocol.values import AttemptError, EndedAttempt, JobStatus
+from jobq.protocol.values import AttemptError, ClaimedJob, EndedAttempt, JobStatus, Lease
 from jobq.store.step import Row
 
 
@@ -49,11 +49,11 @@ def job_status(row: JobRow) -> JobStatus:
         attempts=_attempts(row),
         max_attempts=row.max_attempts,
         idempotency_key=row.idempotency_key,
-        created_at=row.created_at,
-        due_at=row.run_at or row.ready_due_at or row.leased_due_at,
+        created_at=row.created_at.astimezone(UTC),
+        due_at=_utc(row.run_at or row.ready_due_at or row.leased_due_at),
         worker=row.worker,
-        lease_expires_at=row.lease_expires_at,
-        recorded_at=row.recorded_at,
+        lease_expires_at=_utc(row.lease_expires_at),
+        recorded_at=_utc(row.recorded_at),
     )
 
 
@@ -81,4 +81,32 @@ def _attempts(row: JobRow) -> int:
 def ended_attempt(row: Row) -> EndedAttempt:
     token, attempt, worker, started_at, ended_at, outcome, error_type, message, traceback = row
     error = None if error_type is None else AttemptError(error_type, message, traceback)
-    return EndedAttempt(token, attempt, worker, started_at, ended_at, AttemptEnd(outcome), error)
+    return EndedAttempt(
+        token,
+        attempt,
+        worker,
+        started_at.astimezone(UTC),
+        ended_at.astimezone(UTC),
+        AttemptEnd(outcome),
+        error,
+    )
+
+
+def claimed_job(row: Row) -> ClaimedJob:
+    job_id, token, queue, task, args, priority, attempt, max_attempts, key, created_at = row
+    return ClaimedJob(
+        lease=Lease(job_id, token),
+        queue=queue,
+        task=task,
+        args=args,
+        priority=priority,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        idempotency_key=key,
+        created_at=created_at.astimezone(UTC),
+    )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """psycopg gives times in the session's zone; a time is the same everywhere in UTC."""
+    return None if moment is None else moment.astimezone(UTC)

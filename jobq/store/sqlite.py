@@ -28,7 +28,7 @@ from jobq.protocol.values import (
     RefusedReport,
 )
 from jobq.store.base import Store, job_not_found
-from jobq.store.rows import JobRow, ended_attempt, job_status
+from jobq.store.rows import JobRow, claimed_job, ended_attempt, job_status
 from jobq.store.step import Statement, Step
 
 # SQLite before 3.42 has no unixepoch('subsec'); a Julian day is exact to the millisecond.
@@ -372,10 +372,7 @@ class SqliteStore(Store):
             named = json.dumps([list(row) for row in taken])
             yield self._statement(INSERT_LEASES, taken=named, worker=worker, lease_ms=_ms(lease_s))
             rows = yield self._statement(CLAIMED, taken=named)
-            claimed += [
-                ClaimedJob(Lease(row[0], row[1]), *(*row[2:8], UUID(row[8]), from_ms(row[9])))
-                for row in rows
-            ]
+            claimed += [claimed_job((*row[:8], UUID(row[8]), from_ms(row[9]))) for row in rows]
             if len(claimed) >= limit:
                 break
         return claimed

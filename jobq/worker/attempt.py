@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import random
 from concurrent.futures import Executor
@@ -12,6 +13,7 @@ from typing import Any
 from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, Refusal
+from jobq.handler import Handler
 from jobq.job import Fate, Job
 from jobq.protocol.failure import describe_error
 from jobq.protocol.states import AttemptEnd, Outcome, Stage
@@ -156,7 +158,7 @@ class Attempt:
         return RefusedReport(self.lease, stage, None)
 
     def _failure(self, error: BaseException) -> FailedAttempt:
-        described = describe_error(error)
+        described = describe_error(_from_handler_on(error, self._task.handler))
         logger.info(
             "job %d (%s) failed in attempt %d of %d: %s: %s",
             self.lease.job_id,
@@ -168,3 +170,12 @@ class Attempt:
         )
         delay_s = self._task.retry.delay_s(self.claimed.attempt, random.random())  # noqa: S311
         return FailedAttempt(self.lease, AttemptEnd.FAILED, described, delay_s)
+
+
+def _from_handler_on(error: BaseException, handler: Handler) -> BaseException:
+    """Leave jobq's own frames out of the traceback: it begins where the handler does."""
+    code = getattr(inspect.unwrap(handler.function), "__code__", None)
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code is not code:
+        frame = frame.tb_next
+    return error if frame is None else error.with_traceback(frame)
