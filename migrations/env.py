@@ -45,7 +45,7 @@ def is_ours(name: str | None, type_: str, parent: Any) -> bool:
     if type_ == "table":
         if backend == "sqlite":
             return name is not None and name.startswith(SQLITE_PREFIX)
-        return parent.get("schema_name") == schema
+        return bool(parent.get("schema_name") == schema)
     return True
 
 

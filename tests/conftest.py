@@ -16,12 +16,12 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from tests.servers import SETTINGS, NoServer, Server, start_server
 from sqlalchemy.engine import make_url
 
 from jobq import schema
 from jobq.embedded import EmbeddedPostgres
 from jobq.errors import JobqError
+from tests.servers import SETTINGS, NoServer, Server, start_server
 
 ADMIN_URL_VARIABLE = "JOBQ_TEST_ADMIN_URL"
 # A database someone is connected to cannot be copied: nobody may connect to either of these.

@@ -8,8 +8,6 @@ wheel's own), or `auto`, the default: the first of these three that can be had.
 from __future__ import annotations
 
 import os
-import socket
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from testcontainers.community.postgres import PostgresContainer
 
 DEFAULT_IMAGE = "postgres:18"
-RESTART_TIMEOUT_S = 60
 
 # Durability is worth nothing to a database that is dropped; xdist's workers share the connections.
 SETTINGS = {"fsync": "off", "max_connections": "200"}
@@ -34,8 +31,6 @@ class NoServer(Exception):
 
 class Server:
     """A server that was there before the tests and stays after them."""
-
-    can_restart = False
 
     def __init__(self, admin_url: str, kind: str) -> None:
         self._admin_url = make_url(admin_url).set(drivername="postgresql")
@@ -49,49 +44,26 @@ class Server:
         url = self._admin_url if database is None else self._admin_url.set(database=database)
         return url.render_as_string(hide_password=False)
 
-    def restart(self) -> None:
-        raise NoServer(f"{self.describe} is not the tests' to restart")
-
     def stop(self) -> None:
         """Leave the server as it was found: the fixtures drop what they created."""
 
 
 class EmbeddedServer(Server):
-    can_restart = True
-
     def __init__(self, kind: str) -> None:
         self._postgres = EmbeddedPostgres(SETTINGS)
         super().__init__(self._postgres.url(), kind)
-
-    def restart(self) -> None:
-        self._postgres.restart()
 
     def stop(self) -> None:
         self._postgres.close()
 
 
 class ContainerServer(Server):
-    can_restart = True
-
     def __init__(self, container: PostgresContainer) -> None:
         self._container = container
         super().__init__(
             container.get_connection_url(driver=None),
             f"in container {container.image} (testcontainers)",
         )
-
-    def restart(self) -> None:
-        self._container.get_wrapped_container().restart(timeout=RESTART_TIMEOUT_S)
-        deadline = time.monotonic() + RESTART_TIMEOUT_S
-        while True:
-            try:
-                psycopg.connect(self.url()).close()
-            except psycopg.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-            else:
-                return
 
     def stop(self) -> None:
         self._container.stop()
@@ -139,7 +111,7 @@ def _start_container() -> ContainerServer:
         dbname="postgres",
         command=" ".join(f"-c {name}={value}" for name, value in SETTINGS.items()),
         stop_signal="SIGINT",  # disconnects the clients; SIGTERM would wait for them
-    ).with_bind_ports(5432, _free_port())
+    )
     faults = (docker.errors.DockerException, ContainerStartException, TimeoutError, psycopg.Error)
     try:
         container.start()
@@ -147,14 +119,6 @@ def _start_container() -> ContainerServer:
     except faults as error:
         container.stop()
         raise NoServer(f"no container of {image}: {_first_line(error)}") from error
-
-
-def _free_port() -> int:
-    """Return a port for the container to keep: Docker would choose a new one at every restart."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _first_line(error: Exception) -> str:

@@ -7,8 +7,9 @@ choose. Nothing here waits: a lease expires because its row says so.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -21,11 +22,14 @@ from jobq.protocol.states import AttemptEnd, State
 from jobq.protocol.values import (
     AttemptError,
     ClaimedJob,
+    EndedAttempt,
     FailedAttempt,
+    Heartbeat,
     JobRequest,
     JobStatus,
     Lease,
     Recovered,
+    RefusedReport,
     Reported,
 )
 
@@ -57,7 +61,7 @@ class Shop:
     def sql(self, statement: str) -> list[Any]:
         """Run one statement in a transaction of its own, written for either backend."""
         if self.is_sqlite:
-            connection = sqlite3.connect(self.database.url.database, isolation_level=None)
+            connection = sqlite3.connect(str(self.database.url.database), isolation_level=None)
             try:
                 return connection.execute(statement.replace("jobq.", "jobq_")).fetchall()
             finally:
@@ -68,23 +72,44 @@ class Shop:
 
     # -- the steps, each in its own transaction
 
-    def enqueue(self, *, max_attempts: int = 5, queue: str = "default", task: str = TASK) -> int:
+    def enqueue(
+        self,
+        *,
+        max_attempts: int = 5,
+        queue: str = "default",
+        task: str = TASK,
+        args: str = "{}",
+        priority: int = 0,
+        run_at: datetime | None = None,
+        delay_s: float = 0.0,
+    ) -> int:
         request = JobRequest(
             task=task,
-            args="{}",
+            args=args,
             queue=queue,
-            priority=0,
+            priority=priority,
             max_attempts=max_attempts,
-            run_at=None,
-            delay_s=0.0,
+            run_at=run_at,
+            delay_s=delay_s,
         )
         (job_id,) = self.database.run(self.database.store.enqueue([request]))
         return job_id
 
-    def claim(self, worker: str, limit: int = 1) -> list[ClaimedJob]:
+    def enqueue_many(self, count: int) -> list[int]:
+        requests = [JobRequest(TASK, "{}", "default", 0, 5, None, 0.0) for _ in range(count)]
+        return self.database.run(self.database.store.enqueue(requests))
+
+    def claim(
+        self,
+        worker: str,
+        limit: int = 1,
+        *,
+        queues: Sequence[str] = ("default",),
+        tasks: Sequence[str] = (TASK,),
+    ) -> list[ClaimedJob]:
         return self.database.run(
             self.database.store.claim(
-                worker=worker, queues=["default"], tasks=[TASK], limit=limit, lease_s=LEASE_S
+                worker=worker, queues=queues, tasks=tasks, limit=limit, lease_s=LEASE_S
             )
         )
 
@@ -100,12 +125,12 @@ class Shop:
                 f"WHERE job_id = {lease.job_id} AND token = {lease.token}"
             )
 
-    def reconcile(self, retry_delay_s: float = 0.0) -> Recovered:
+    def reconcile(self, retry_delay_s: float = 0.0, *, limit: int = 100) -> Recovered:
         store = self.database.store
-        return self.database.run(store.reconcile(100, lambda _: retry_delay_s))
+        return self.database.run(store.reconcile(limit, lambda _: retry_delay_s))
 
-    def promote(self) -> int:
-        return self.database.run(self.database.store.promote(100))
+    def promote(self, limit: int = 100) -> int:
+        return self.database.run(self.database.store.promote(limit))
 
     def recover(self, lease: Lease) -> Recovered:
         """The lease expires, the reconciler takes the job back, and it is due again."""
@@ -121,6 +146,18 @@ class Shop:
         failure = FailedAttempt(lease, AttemptEnd.FAILED, BOOM, retry_delay_s)
         return self.database.run(self.database.store.fail([failure]))
 
+    def heartbeat(self, worker: str, *leases: Lease, lease_s: float = LEASE_S) -> Heartbeat:
+        return self.database.run(self.database.store.heartbeat(worker, leases, lease_s))
+
+    def complete(self, *leases: Lease) -> list[RefusedReport]:
+        return self.database.run(self.database.store.complete(leases))
+
+    def release(self, *leases: Lease) -> None:
+        self.database.run(self.database.store.release(leases))
+
+    def cancel(self, job_id: int) -> bool:
+        return self.database.run(self.database.store.cancel(job_id))
+
     # -- what became of it
 
     def job(self, job_id: int) -> JobStatus:
@@ -130,6 +167,9 @@ class Shop:
 
     def state(self, job_id: int) -> State:
         return self.job(job_id).state
+
+    def attempts(self, job_id: int) -> list[EndedAttempt]:
+        return self.database.run(self.database.store.attempts(job_id))
 
     def ledger(self) -> list[str]:
         """Who charged, in any order."""

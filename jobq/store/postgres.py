@@ -405,7 +405,7 @@ class PostgresStore(Store):
             priorities=[r.priority for r in requests],
             max_attempts=[r.max_attempts for r in requests],
             run_ats=[r.run_at for r in requests],
-            delays_s=[r.delay_s for r in requests],
+            delays_s=[float(r.delay_s) for r in requests],  # psycopg takes no mixed lists
         )
         return [job_id for (job_id,) in rows]
 

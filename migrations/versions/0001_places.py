@@ -7,6 +7,7 @@ Revises:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import context, op
@@ -47,20 +48,18 @@ def named(table: str) -> str:
 
 
 def create_table(
-    name: str, *parts: sa.schema.SchemaItem, key: Sequence[str], **options: object
+    name: str, *parts: sa.schema.SchemaItem, key: Sequence[str], **options: Any
 ) -> None:
     table = named(name)
     primary_key = sa.PrimaryKeyConstraint(*key, name=f"{table}_pkey")
     op.create_table(table, *parts, primary_key, schema=schema(), **options)
 
 
-def column(
-    name: str, type_: sa.types.TypeEngine[object], *, null: bool = False
-) -> sa.Column[object]:
+def column(name: str, type_: sa.types.TypeEngine[Any], *, null: bool = False) -> sa.Column[Any]:
     return sa.Column(name, type_, nullable=null, autoincrement=False)
 
 
-def shard() -> sa.Column[object]:
+def shard() -> sa.Column[Any]:
     return sa.Column("shard", sa.SmallInteger(), server_default=sa.text("0"), nullable=False)
 
 
