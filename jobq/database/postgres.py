@@ -49,6 +49,13 @@ _CONNECTION_DEFAULTS: dict[str, str | int] = {
     "tcp_user_timeout": 30_000,
     "fallback_application_name": "jobq",
 }
+# Psycopg counts some of these as internal errors; all say that the session or server is no use.
+_AWAY = (
+    psycopg.OperationalError,
+    errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
+    PoolClosed,
+)
 POOL_TIMEOUT_S = 30.0
 POOL_MAX_IDLE_S = 60.0
 
@@ -80,11 +87,11 @@ class _AsyncPooledConnection(psycopg.AsyncConnection[Any]):
 
 
 class PostgresDatabase(Database):
-    """A pool of at most `max_connections`, for steps and effects.
+    """A pool of at most `max_connections`, for steps and effects, and links beside it.
 
     With `idle_in_transaction_s` the server ends a transaction whose client has been silent for
-    so long: an attempt frozen inside its effect keeps its lease row locked, and only the server
-    can break that lock.
+    so long: a process frozen inside one keeps lease rows locked, and only the server can break
+    that lock.
     """
 
     def __init__(
@@ -167,6 +174,10 @@ class PostgresDatabase(Database):
             raise UnsupportedDatabase(
                 f"the server runs PostgreSQL {version}; jobq needs 14 or newer: upgrade the server"
             )
+        # A link needs the limit as much as an effect does: a worker frozen in the middle of its
+        # cycle holds the rows of other jobs' leases too.
+        with self._translated():
+            self._configure(connection)
         return connection
 
     def supports(self, kind: type[Any]) -> bool:
@@ -231,7 +242,7 @@ class PostgresDatabase(Database):
                 f"no connection to {self.url!r} within {POOL_TIMEOUT_S:g} s: the server is down, "
                 f"or all {self.max_connections} connections of the pool are in use"
             ) from error
-        except (psycopg.OperationalError, errors.ReadOnlySqlTransaction, PoolClosed) as error:
+        except _AWAY as error:
             raise DatabaseUnavailable(f"{self.url!r}: {str(error).strip()}") from error
 
 

@@ -1,0 +1,3 @@
+from tests.shop import postgres_shop, shop, sqlite_shop
+
+__all__ = ["postgres_shop", "shop", "sqlite_shop"]

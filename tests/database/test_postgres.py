@@ -1,0 +1,111 @@
+"""What the connections to PostgreSQL must do when things break."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from jobq.commit import commit_effect_idempotent
+from jobq.database.base import Database
+from jobq.database.open import open_database
+from jobq.database.url import parse_url
+from jobq.errors import DatabaseUnavailable
+from jobq.store.step import Statement, Step
+from tests.shop import Shop, charge
+
+BOUND_S = 20.0
+
+
+@pytest.fixture
+def small_pool(postgres_shop: Shop) -> Iterator[Database]:
+    database = open_database(
+        parse_url(postgres_shop.url), schema="jobq", max_connections=2, idle_in_transaction_s=0.3
+    )
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize("kind", [psycopg.Connection, Connection, Session])
+def test_broken_connections_are_not_lost_to_the_pool(
+    postgres_shop: Shop, small_pool: Database, kind: type[Any]
+) -> None:
+    """More breakages than the pool has connections: a leak of one each would empty it."""
+    for round_number in range(5):
+        job_id = postgres_shop.enqueue()
+        lease = postgres_shop.claim_one("A")
+        with (
+            pytest.raises(Exception, match=r"terminat|closed|lost|consuming"),
+            commit_effect_idempotent(small_pool, lease, kind) as effect,
+        ):
+            postgres_shop.sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE state = 'idle in transaction' AND datname = current_database()"
+            )
+            execute_on(effect, "SELECT 1")
+        with commit_effect_idempotent(small_pool, lease, kind) as effect:
+            execute_on(effect, f"INSERT INTO ledger VALUES ({job_id}, 'A{round_number}')")
+
+    assert postgres_shop.ledger() == [f"A{n}" for n in range(5)]
+
+
+def test_a_transaction_frozen_on_a_link_is_ended_by_the_server(
+    postgres_shop: Shop, small_pool: Database
+) -> None:
+    """A worker frozen in the middle of its cycle holds leases: its own, and other jobs'.
+
+    The step stands still between two statements, as the process would under SIGSTOP, until
+    another session can have the lease.
+    """
+    postgres_shop.enqueue()
+    lease = postgres_shop.claim_one("A")
+    link = small_pool.link()
+
+    def freeze() -> Step[None]:
+        lock = f"SELECT 1 FROM jobq.leases WHERE job_id = {lease.job_id} FOR UPDATE"
+        yield Statement(lock, {})
+        deadline_s = time.monotonic() + BOUND_S
+        while not postgres_shop.sql(f"{lock} SKIP LOCKED"):
+            assert time.monotonic() < deadline_s, "the server never ended the frozen transaction"
+        yield Statement("SELECT 1", {})
+
+    with pytest.raises(DatabaseUnavailable):
+        link.run(freeze())
+    link.run(small_pool.store.finalize([lease]))  # and the link connects again
+    link.close()
+
+
+def test_an_effect_frozen_in_its_transaction_is_ended_by_the_server(
+    postgres_shop: Shop, small_pool: Database
+) -> None:
+    """FM_026's bound: the lease's row lock ends with the transaction, and the job is recovered."""
+    postgres_shop.enqueue()
+    lease = postgres_shop.claim_one("A")
+    postgres_shop.expire(lease)
+
+    with (
+        pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout),
+        commit_effect_idempotent(small_pool, lease, psycopg.Connection) as effect,
+    ):
+        charge(effect, lease, "A")
+        assert postgres_shop.reconcile().total == 0, "while it may still commit"
+        deadline_s = time.monotonic() + BOUND_S
+        while postgres_shop.reconcile().retried != (lease.job_id,):
+            assert time.monotonic() < deadline_s, "the server never ended the frozen transaction"
+        execute_on(effect, "SELECT 1")
+
+    assert postgres_shop.ledger() == []
+
+
+def execute_on(effect: Any, statement: str) -> None:
+    if isinstance(effect, Connection):
+        effect.exec_driver_sql(statement)
+    elif isinstance(effect, Session):
+        effect.connection().exec_driver_sql(statement)
+    else:
+        effect.execute(statement)
