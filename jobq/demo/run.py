@@ -11,20 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
 
-from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
 from jobq import schema
-from jobq.database.url import URL_VARIABLE, backend_of, parse_url
+from jobq.database.url import URL_VARIABLE, parse_url
 from jobq.demo import books
 from jobq.demo.books import Order, Report
 from jobq.demo.processes import LEASE_S, WorkerProcess
-from jobq.demo.shop import NAIVE_VARIABLE, QUEUE, SCHEMA, WORK_VARIABLE, charge, ledger
+from jobq.demo.shop import NAIVE_VARIABLE, SCHEMA, WORK_VARIABLE, charge
+from jobq.demo.watch import Watch
 from jobq.embedded import EmbeddedPostgres
 from jobq.errors import JobqError
-from jobq.models import tables_for
 
 T = TypeVar("T")
 
@@ -77,16 +76,20 @@ class Demo:
             self._url = url
             # The shop's app, here and in its workers, finds its database as any app does.
             os.environ[URL_VARIABLE] = url.render_as_string(hide_password=False)
-            self._backend = backend_of(url)
-            self._tables = tables_for(self._backend, SCHEMA)
-            self._engine: Engine = create_engine(url, poolclass=NullPool)
+            self._watch = Watch(url)
             self._log = stack.enter_context((folder / "workers.log").open("wb"))
             orders = self._order()
             with self._workers():
                 self._cause_faults(server)
-                self._wait_for(lambda: self._charged() >= len(orders), "every job to be charged")
-                self._wait_for(self._is_drained, "every job to be finalized")
+                self._wait_for(
+                    lambda: self._watch.charged() >= len(orders), "every job to be charged"
+                )
+                self._wait_for(self._watch.is_drained, "every job to be finalized")
             return self._ask(lambda: self._audit(orders))
+
+    def _audit(self, orders: dict[int, Order]) -> Report:
+        with self._watch.engine.connect() as connection:
+            return books.audit(connection, orders, self._watch.tables)
 
     # -- before
 
@@ -101,7 +104,7 @@ class Demo:
 
     def _order(self) -> dict[int, Order]:
         schema.upgrade(self._url, schema=SCHEMA)
-        with self._engine.begin() as connection:
+        with self._watch.engine.begin() as connection:
             books.open_accounts(connection, ACCOUNTS)
         orders = books.make_orders(self.progress.jobs, ACCOUNTS, self._seed)
         try:
@@ -125,14 +128,14 @@ class Demo:
                 worker.stop()
 
     def _start_worker(self, name: str) -> None:
-        slots = WORKERS * CONCURRENCY[self._backend]
+        slots = WORKERS * CONCURRENCY[self._watch.backend]
         work_s = min(1.5, max(0.002, WORK_FOR_S * slots / self.progress.jobs))
         environment = {
             NAIVE_VARIABLE: "1" if self._naive else "",
             WORK_VARIABLE: str(work_s),
         }
         self.progress.workers.append(
-            WorkerProcess(name, CONCURRENCY[self._backend], environment, self._log)
+            WorkerProcess(name, CONCURRENCY[self._watch.backend], environment, self._log)
         )
 
     # -- the faults
@@ -148,9 +151,9 @@ class Demo:
         """SIGKILL at the worst moment: the effect is committed, the job is not yet done."""
         victim = self.progress.workers[0]
         self._freeze_when(
-            victim, lambda: self._unfinished_of(victim) > 0, "a commit not yet finalized"
+            victim, lambda: self._watch.unfinished_of(victim) > 0, "a commit not yet finalized"
         )
-        committed = self._ask(lambda: self._unfinished_of(victim))
+        committed = self._ask(lambda: self._watch.unfinished_of(victim))
         victim.kill()
         self._tell(
             f"SIGKILL to {victim.name}, {committed} of its charges committed and not yet done"
@@ -161,10 +164,10 @@ class Demo:
     def _freeze_one(self) -> None:
         """SIGSTOP past the lease, as a long pause of the machine would, then go on."""
         victim = self.progress.workers[1]
-        self._freeze_when(victim, lambda: self._leases_of(victim) > 0, "jobs in hand")
-        in_hand = self._ask(lambda: self._leases_of(victim))
+        self._freeze_when(victim, lambda: self._watch.leases_of(victim) > 0, "jobs in hand")
+        in_hand = self._ask(lambda: self._watch.leases_of(victim))
         self._tell(f"SIGSTOP to {victim.name} with {in_hand} jobs in hand, for longer than a lease")
-        self._wait_for(lambda: self._leases_of(victim) == 0, "its leases to be recovered")
+        self._wait_for(lambda: self._watch.leases_of(victim) == 0, "its leases to be recovered")
         # Let the others run the recovered jobs, so that the sleeper's effects would be second.
         self._wait_until_s(time.monotonic() + LEASE_S / 2)
         victim.wake()
@@ -175,7 +178,7 @@ class Demo:
 
         def caught() -> bool:
             victim.freeze()
-            if self._is_writable() and wanted():
+            if self._watch.is_writable() and wanted():
                 return True
             victim.wake()
             return False
@@ -186,8 +189,8 @@ class Demo:
         if server is not None:
             server.restart("immediate")
             self._tell("restarted the database, at once and without a shutdown (immediate)")
-        elif self._backend == "postgresql":
-            with self._engine.begin() as connection:
+        elif self._watch.backend == "postgresql":
+            with self._watch.engine.begin() as connection:
                 ended = connection.execute(
                     text(
                         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
@@ -199,68 +202,11 @@ class Demo:
         else:
             self._tell("no database restart: SQLite has no server")
 
-    # -- what the database says
-
-    def _charged(self) -> int:
-        with self._engine.connect() as connection:
-            return connection.execute(
-                select(func.count(func.distinct(ledger.c.job_id)))
-            ).scalar_one()
-
-    def _is_drained(self) -> bool:
-        """Nothing of the demo is left in any place but its end."""
-        jobs = self._tables["jobs"]
-        with self._engine.connect() as connection:
-            return not any(
-                connection.execute(
-                    select(place.c.job_id)
-                    .join(jobs, jobs.c.id == place.c.job_id)
-                    .where(jobs.c.queue == QUEUE)
-                    .limit(1)
-                ).first()
-                for place in (self._tables[name] for name in ("ready", "scheduled", "leases"))
-            )
-
-    def _leases_of(self, worker: WorkerProcess) -> int:
-        leases = self._tables["leases"]
-        with self._engine.connect() as connection:
-            return connection.execute(
-                select(func.count()).where(leases.c.worker.like(f"%:{worker.pid}:%"))
-            ).scalar_one()
-
-    def _unfinished_of(self, worker: WorkerProcess) -> int:
-        """How many of its leased jobs have their charge in the ledger already."""
-        leases = self._tables["leases"]
-        with self._engine.connect() as connection:
-            return connection.execute(
-                select(func.count())
-                .select_from(leases.join(ledger, ledger.c.job_id == leases.c.job_id))
-                .where(leases.c.worker.like(f"%:{worker.pid}:%"))
-            ).scalar_one()
-
-    def _is_writable(self) -> bool:
-        """Whether the frozen worker left the database to the others: SQLite's one write lock may
-        be in its hands, and nothing but the worker itself can give it back."""
-        if self._backend == "postgresql":
-            return True
-        with self._engine.connect() as connection:
-            try:
-                connection.exec_driver_sql("PRAGMA busy_timeout = 100")
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            except DBAPIError:
-                return False
-            connection.exec_driver_sql("ROLLBACK")
-            return True
-
-    def _audit(self, orders: dict[int, Order]) -> Report:
-        with self._engine.connect() as connection:
-            return books.audit(connection, orders, self._tables)
-
     # -- waiting
 
     def _wait_for_charges(self, share: float) -> None:
         wanted = share * self.progress.jobs
-        self._wait_for(lambda: self._charged() >= wanted, f"{share:.0%} of the charges")
+        self._wait_for(lambda: self._watch.charged() >= wanted, f"{share:.0%} of the charges")
 
     def _wait_for(self, is_so: Callable[[], bool], what: str) -> None:
         while not self._ask(is_so):
@@ -277,7 +223,7 @@ class Demo:
     def _wait_until_s(self, until_s: float) -> None:
         while (left_s := until_s - time.monotonic()) > 0:
             time.sleep(min(left_s, TICK_S))
-        self.progress.charged = self._ask(self._charged)
+        self.progress.charged = self._ask(self._watch.charged)
         self._show(self.progress)
 
     def _ask(self, question: Callable[[], T]) -> T:

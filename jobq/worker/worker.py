@@ -49,6 +49,8 @@ PROMOTE_INTERVAL_S = 0.5
 RECONCILE_LIMIT = 100
 UNKNOWN_TASKS_INTERVAL_S = 60.0
 RECONNECT = Retry(base_s=0.2, cap_s=5.0)
+START_PATIENCE_S = 10.0
+"""How long a starting worker waits for a database that does not answer."""
 LAST_WORDS_S = 5.0
 """How long a stopping worker tries to hand in its last reports."""
 BUSY_PAUSE_S = 0.5
@@ -117,7 +119,7 @@ class Worker:
         cannot start; once started, it waits for a database that is away.
         """
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._database.check)
+        await self._check_database()
         if handle_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._on_signal, number)
@@ -138,6 +140,20 @@ class Worker:
             if handle_signals:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     self._loop.remove_signal_handler(number)
+
+    async def _check_database(self) -> None:
+        """Wait a little for a database that is being restarted; then say that it is not there."""
+        deadline_s = time.monotonic() + START_PATIENCE_S
+        while True:
+            try:
+                await asyncio.to_thread(self._database.check)
+            except DatabaseUnavailable as error:
+                if time.monotonic() >= deadline_s or self._is_stopping:
+                    raise
+                logger.warning("waiting for the database: %s", error)
+                await self._wait(1.0, until_woken=False)
+            else:
+                return
 
     def stop(self, *, hurry: bool = False) -> None:
         """Stop claiming and drain; with `hurry`, or when called again, without the grace period.
