@@ -56,7 +56,8 @@ class SchemaTooNew(JobqError):
 class DatabaseUnavailable(JobqError):
     """The database could not be reached, or stayed locked, for as long as jobq may wait.
 
-    Nothing was changed by the refused call; it can be repeated.
+    Try again. Nothing was changed, unless the connection was lost at the very COMMIT: then only
+    the database knows whether it took place.
     """
 
 

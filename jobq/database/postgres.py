@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import errors
+from psycopg import IsolationLevel, errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout
 from sqlalchemy import Connection, Engine, create_engine
@@ -214,11 +214,15 @@ class PostgresDatabase(Database):
             await side.pool.close()
 
     def _configure(self, connection: PsycopgConnection) -> None:
+        # The steps look again in a later statement, which must see what was committed meanwhile,
+        # whatever the database's default is.
+        connection.isolation_level = IsolationLevel.READ_COMMITTED
         if self._idle_in_transaction_s is not None:
             connection.execute(self._idle_limit())
             connection.commit()
 
     async def _configure_async(self, connection: AsyncPsycopgConnection) -> None:
+        await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
         if self._idle_in_transaction_s is not None:
             await connection.execute(self._idle_limit())
             await connection.commit()

@@ -89,7 +89,7 @@ class Worker:
             max_connections=options.concurrency,
             idle_in_transaction_s=options.idle_in_transaction_s,
         )
-        self._check_kinds()
+        self._check_tasks()
         self._control: Link = self._database.link()
         self._control_thread = ThreadPoolExecutor(1, thread_name_prefix="jobq-control")
         self._handler_threads = ThreadPoolExecutor(
@@ -397,7 +397,11 @@ class Worker:
                 task,
             )
 
-    def _check_kinds(self) -> None:
+    def _check_tasks(self) -> None:
+        if not self._tasks:
+            raise InvalidTask(
+                "this app has no tasks: import the modules that register them where the app is made"
+            )
         for task in self._tasks.values():
             kind = task.handler.effect_kind
             if kind is not None and not self._database.supports(kind):

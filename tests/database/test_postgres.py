@@ -8,10 +8,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from jobq.commit import commit_effect_idempotent
+from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.database.open import open_database
 from jobq.database.url import parse_url
@@ -109,3 +110,42 @@ def execute_on(effect: Any, statement: str) -> None:
         effect.connection().exec_driver_sql(statement)
     else:
         effect.execute(statement)
+
+
+@pytest.mark.parametrize("kind", [psycopg.Connection, Connection, Session])
+def test_steps_and_effects_run_at_read_committed_whatever_the_default(
+    postgres_shop: Shop, small_pool: Database, kind: type[Any]
+) -> None:
+    """At a stricter level a step's later statements would answer from its first one's snapshot."""
+    name = postgres_shop.database.url.database
+    postgres_shop.sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    postgres_shop.enqueue()
+    lease = postgres_shop.claim_one("A")
+
+    def level() -> Step[str]:
+        ((found,),) = yield Statement("SHOW transaction_isolation", {})
+        return str(found)
+
+    link = small_pool.link()
+    assert link.run(level()) == "read committed"
+    link.close()
+    assert small_pool.run(level()) == "read committed"
+    with commit_effect_idempotent(small_pool, lease, kind) as effect:
+        execute_on(effect, "INSERT INTO ledger SELECT 1, current_setting('transaction_isolation')")
+    assert postgres_shop.ledger() == ["read committed"]
+
+
+async def test_async_steps_and_effects_run_at_read_committed_too(
+    postgres_shop: Shop, small_pool: Database
+) -> None:
+    name = postgres_shop.database.url.database
+    postgres_shop.sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    postgres_shop.enqueue()
+    lease = postgres_shop.claim_one("A")
+
+    async with commit_effect_idempotent_async(small_pool, lease, AsyncSession) as effect:
+        await effect.execute(
+            text("INSERT INTO ledger SELECT 1, current_setting('transaction_isolation')")
+        )
+    await small_pool.aclose()
+    assert postgres_shop.ledger() == ["read committed"]

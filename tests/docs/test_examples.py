@@ -1,0 +1,127 @@
+"""Every Python example of the README and the guides runs, and its jobs end done."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, insert, select
+from sqlalchemy.orm import Session
+
+from jobq import InvalidArguments, Job, JobQueue, Retry, State
+
+ROOT = Path(__file__).parents[2]
+BOUND_S = 30.0
+
+metadata = MetaData()
+ledger = Table("ledger", metadata, Column("order_id", Integer), Column("cents", Integer))
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = create_engine(database_url)
+    metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[JobQueue]:
+    app = JobQueue(database_url)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def names(app: JobQueue, engine: Engine) -> dict[str, Any]:
+    """What the pages take as given."""
+
+    async def send_mail(customer: str) -> None:
+        """A mail server is not part of the example."""
+
+    return {
+        "__name__": "shop",
+        "app": app,
+        "engine": engine,
+        "ledger": ledger,
+        "insert": insert,
+        "pytest": pytest,
+        "Session": Session,
+        "Job": Job,
+        "Retry": Retry,
+        "InvalidArguments": InvalidArguments,
+        "UTC": UTC,
+        "datetime": datetime,
+        "slow_computation": lambda order_id: order_id * 100,
+        "send_mail": send_mail,
+    }
+
+
+def examples(page: str) -> list[str]:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert blocks, f"{page} has no examples"
+    return blocks
+
+
+def run_page(page: str, blocks: list[str], names: dict[str, Any]) -> None:
+    for number, block in enumerate(blocks, 1):
+        code = compile(block, f"{page}, example {number}", "exec", dont_inherit=True)
+        exec(code, names)
+
+
+def drain(app: JobQueue) -> dict[State, int]:
+    """Work until nothing is due."""
+    with app.worker(poll_s=0.05):
+        deadline_s = time.monotonic() + BOUND_S
+        while True:
+            counts = app.database.run(app.database.store.counts())
+            if not counts[State.READY] + counts[State.LEASED] + counts[State.COMMITTED]:
+                return counts
+            assert time.monotonic() < deadline_s, f"jobs are left after {BOUND_S} s: {counts}"
+            time.sleep(0.02)
+
+
+def test_readme(names: dict[str, Any], engine: Engine, database_url: str) -> None:
+    first, in_a_service = examples("README.md")
+    with Session(engine) as session, session.begin():
+        names["session"] = session
+        source = first.replace('"postgresql://localhost/shop"', repr(database_url))
+        assert source != first
+        run_page("README.md", [source], names)
+    counts = drain(names["app"])
+    names["app"].close()
+
+    with engine.connect() as connection:
+        charged = connection.execute(select(ledger)).all()
+    assert charged == [(7, 999), (7, 999)]
+    assert counts[State.DONE] == 2
+    wrapped = "async def service():\n" + re.sub("^", "    ", in_a_service, flags=re.MULTILINE)
+    compile(wrapped, "README.md", "exec")
+
+
+def test_handlers(names: dict[str, Any], app: JobQueue, engine: Engine) -> None:
+    run_page("docs/handlers.md", examples("docs/handlers.md"), names)
+    names["charge"].enqueue(order_id=1, cents=5)
+    names["settle"].enqueue(order_id=2)
+    names["remind"].enqueue(customer="Ada")
+    names["fetch"].enqueue(url="https://example.com")
+
+    assert drain(app)[State.DONE] == 4
+    with engine.connect() as connection:
+        charged = connection.execute(select(ledger).order_by(ledger.c.order_id)).all()
+    assert charged == [(1, 5), (2, 200)]
+
+
+def test_enqueueing(names: dict[str, Any], app: JobQueue) -> None:
+    run_page("docs/handlers.md", examples("docs/handlers.md")[:1], names)
+    run_page("docs/enqueueing.md", examples("docs/enqueueing.md"), names)
+
+    counts = drain(app)
+    assert counts[State.SCHEDULED] == 2
+    assert counts[State.CANCELLED] == 1
+    assert counts[State.DONE] == 1 + 1 + 1000
