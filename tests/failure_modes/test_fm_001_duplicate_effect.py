@@ -17,6 +17,7 @@ from jobq.commit import commit_effect_idempotent
 from jobq.errors import AlreadyCommitted, LeaseLost
 from jobq.failure_modes.naive import naive_store
 from jobq.protocol.states import State
+from jobq.protocol.values import Lease
 from tests.shop import Shop, charge
 
 
@@ -75,8 +76,7 @@ def test_reproduces_duplicate_effect_on_sqlite(sqlite_shop: Shop) -> None:
     b = shop.claim_one("B")
 
     for worker, lease in (("B", b), ("A", a)):
-        with commit_effect_idempotent(shop.database, lease, shop.driver) as connection:
-            charge(connection, lease, worker)
+        apply_effect(shop, lease, worker)
         shop.finalize(lease)
 
     assert shop.ledger() == ["A", "B"]
@@ -89,14 +89,30 @@ def test_prevented_on_sqlite(sqlite_shop: Shop) -> None:
     shop.recover(a)
     b = shop.claim_one("B")
 
-    with commit_effect_idempotent(shop.database, b, shop.driver) as connection:
-        charge(connection, b, "B")
-    with (
-        pytest.raises(AlreadyCommitted),
-        commit_effect_idempotent(shop.database, a, shop.driver) as connection,
-    ):
-        charge(connection, a, "A")
+    with pytest.raises(LeaseLost):  # A wakes up before B has committed: the lease refuses it
+        apply_effect(shop, a, "A")
+    apply_effect(shop, b, "B")
+    with pytest.raises(AlreadyCommitted):  # and after: the record does
+        apply_effect(shop, a, "A")
     shop.finalize(b)
 
     assert shop.ledger() == ["B"]
     assert shop.state(b.job_id) is State.DONE
+
+
+def test_prevented_when_one_live_lease_commits_twice(shop: Shop) -> None:
+    """Here the lease refuses nobody, and the record's unique key is all there is."""
+    shop.enqueue()
+    a = shop.claim_one("A")
+
+    apply_effect(shop, a, "A")
+    with pytest.raises(AlreadyCommitted):
+        apply_effect(shop, a, "A")
+
+    assert shop.ledger() == ["A"]
+    assert shop.records() == [(a.token, "committed")]
+
+
+def apply_effect(shop: Shop, lease: Lease, worker: str) -> None:
+    with commit_effect_idempotent(shop.database, lease, shop.driver) as connection:
+        charge(connection, lease, worker)
