@@ -1,0 +1,88 @@
+"""The invariants of the protocol as queries on the live database.
+
+Each returns the rows that violate it, whatever was done to get there; plain SQL for either
+backend. The contract suite asks them at the end of every test.
+"""
+
+from __future__ import annotations
+
+from tests.shop import Shop
+
+# Lease and record together are one place: COMMITTED, not yet finalized.
+ONE_PLACE = """
+SELECT id, scheduled, ready, open_leases, records FROM (
+    SELECT jobs.id,
+        (SELECT count(*) FROM jobq.scheduled AS s WHERE s.job_id = jobs.id) AS scheduled,
+        (SELECT count(*) FROM jobq.ready AS r WHERE r.job_id = jobs.id) AS ready,
+        (SELECT count(*) FROM jobq.leases AS l WHERE l.job_id = jobs.id AND NOT EXISTS (
+            SELECT 1 FROM jobq.commit_records AS c WHERE c.job_id = l.job_id)) AS open_leases,
+        (SELECT count(*) FROM jobq.commit_records AS c WHERE c.job_id = jobs.id) AS records
+    FROM jobq.jobs AS jobs) AS places
+WHERE scheduled + ready + open_leases + records <> 1
+"""
+
+NO_PLACE_WITHOUT_A_JOB = """
+SELECT place, job_id FROM (
+    SELECT 'scheduled' AS place, job_id FROM jobq.scheduled
+    UNION ALL SELECT 'ready', job_id FROM jobq.ready
+    UNION ALL SELECT 'leases', job_id FROM jobq.leases
+    UNION ALL SELECT 'commit_records', job_id FROM jobq.commit_records
+    UNION ALL SELECT 'attempts', job_id FROM jobq.attempts) AS places
+WHERE job_id NOT IN (SELECT id FROM jobq.jobs)
+"""
+
+# A job that waits must have an attempt left, or it would be claimed once too often.
+ATTEMPTS_WITHIN_LIMIT = """
+SELECT place, job_id, spent FROM (
+    SELECT 'scheduled' AS place, job_id, attempts AS spent, 1 AS needed FROM jobq.scheduled
+    UNION ALL SELECT 'ready', job_id, attempts, 1 FROM jobq.ready
+    UNION ALL SELECT 'leases', job_id, attempt, 0 FROM jobq.leases
+    UNION ALL SELECT 'attempts', job_id, attempt, 0 FROM jobq.attempts) AS places
+JOIN jobq.jobs AS jobs ON jobs.id = places.job_id
+WHERE spent + needed > jobs.max_attempts OR spent < 0
+"""
+
+# A place never knows an older token than the history has; a live lease is newer than all of it.
+TOKENS_ONLY_GROW = """
+SELECT place, places.job_id, places.token, history.token FROM (
+    SELECT 'scheduled' AS place, job_id, token FROM jobq.scheduled
+    UNION ALL SELECT 'ready', job_id, token FROM jobq.ready
+    UNION ALL SELECT 'leases', job_id, token - 1 FROM jobq.leases
+    UNION ALL SELECT 'commit_records', job_id, token FROM jobq.commit_records) AS places
+JOIN jobq.attempts AS history ON history.job_id = places.job_id
+WHERE history.token > places.token
+"""
+
+EFFECT_AT_MOST_ONCE = "SELECT job_id, count(*) FROM ledger GROUP BY job_id HAVING count(*) > 1"
+
+NO_EFFECT_WITHOUT_RECORD = """
+SELECT job_id, worker FROM ledger WHERE job_id NOT IN (
+    SELECT job_id FROM jobq.commit_records WHERE outcome = 'committed')
+"""
+
+NO_RECORD_WITHOUT_EFFECT = """
+SELECT job_id, token FROM jobq.commit_records
+WHERE outcome = 'committed' AND job_id NOT IN (SELECT job_id FROM ledger)
+"""
+
+ALWAYS = {
+    "every job is in exactly one place": ONE_PLACE,
+    "no place holds a job that does not exist": NO_PLACE_WITHOUT_A_JOB,
+    "attempts never exceed max_attempts": ATTEMPTS_WITHIN_LIMIT,
+    "the lease tokens of a job only grow": TOKENS_ONLY_GROW,
+    "an effect is applied at most once": EFFECT_AT_MOST_ONCE,
+    "no effect is applied without its commit record": NO_EFFECT_WITHOUT_RECORD,
+}
+
+
+def assert_invariants(shop: Shop, *, is_every_commit_charged: bool) -> None:
+    """Fail with the rows that violate an invariant.
+
+    `is_every_commit_charged`: whether every job the test committed was to charge the ledger, so
+    that a record without its effect is a violation too.
+    """
+    asked = dict(ALWAYS)
+    if is_every_commit_charged:
+        asked["no commit record is written without its effect"] = NO_RECORD_WITHOUT_EFFECT
+    violations = {claim: rows for claim, query in asked.items() if (rows := shop.sql(query))}
+    assert not violations, violations
