@@ -30,7 +30,14 @@ from jobq.protocol.retry import Retry
 from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus
 from jobq.store.base import Store
 from jobq.store.step import Step
-from jobq.task import AsynchronousConnection, BlockingConnection, JobHandle, Options, Task
+from jobq.task import (
+    AsynchronousConnection,
+    BlockingConnection,
+    JobHandle,
+    Options,
+    Task,
+    check_name,
+)
 from jobq.worker import RunningWorker, Worker, WorkerOptions, WorkerSettings
 
 P = ParamSpec("P")
@@ -138,6 +145,8 @@ class JobQueue:
         Raises InvalidTask or InvalidOption.
         """
         options = Options(queue=queue, priority=priority, max_attempts=max_attempts)
+        if name is not None:
+            check_name("task", name)
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
             named = name or _default_name(function)
@@ -332,9 +341,9 @@ class TaskDecorator(Protocol):
 
 def _default_name(function: Callable[..., Any]) -> str:
     """Module and function name; a script run as __main__ is named as its importers name it."""
-    module = function.__module__
+    module = getattr(function, "__module__", type(function).__module__)
     if module == "__main__":
         main = sys.modules["__main__"]
         spec = getattr(main, "__spec__", None)
         module = spec.name if spec is not None else Path(getattr(main, "__file__", "main")).stem
-    return f"{module}.{function.__qualname__}"
+    return f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"

@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import psycopg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
-from jobq.database.base import AsyncEffect, Database, Effect
+from jobq.database.base import AsyncEffect, ConnectionBroken, Database, Effect
 from jobq.errors import DatabaseUnavailable, EffectOutcomeUnknown, EffectRolledBack
 from jobq.protocol.values import Lease
 
 C = TypeVar("C")
+
+# What the closing question meets in a transaction that failed or ended inside the handler.
+_NOT_WHOLE = (psycopg.errors.InFailedSqlTransaction, sqlite3.Error, SQLAlchemyError)
 
 SETTLE_FOR_S = 30.0
 """How long to ask what became of a COMMIT whose answer was lost."""
@@ -48,7 +52,7 @@ def commit_effect_idempotent(database: Database, lease: Lease, kind: type[C]) ->
         effect.flush()
         try:
             is_whole = effect.run(database.store.confirm_record(lease))
-        except (psycopg.errors.InFailedSqlTransaction, DBAPIError) as error:
+        except _NOT_WHOLE as error:
             raise _rolled_back(lease) from error
         if not is_whole:
             raise _rolled_back(lease)
@@ -72,7 +76,7 @@ async def commit_effect_idempotent_async(
         await effect.flush()
         try:
             is_whole = await effect.run(database.store.confirm_record(lease))
-        except (psycopg.errors.InFailedSqlTransaction, DBAPIError) as error:
+        except _NOT_WHOLE as error:
             raise _rolled_back(lease) from error
         if not is_whole:
             raise _rolled_back(lease)
@@ -91,8 +95,11 @@ def _begin(database: Database, lease: Lease, kind: type[C]) -> Effect[C]:
     Pooled connections may all have died with the last server; nothing has been done yet, so a
     broken one is only a reason to take the next.
     """
-    for _ in range(database.max_connections):
-        effect = database.begin_effect(kind)
+    for _ in range(database.max_connections + 1):
+        try:
+            effect = database.begin_effect(kind)
+        except ConnectionBroken:
+            continue
         try:
             effect.run(database.store.commit_record(lease))
         except BaseException:
@@ -106,8 +113,11 @@ def _begin(database: Database, lease: Lease, kind: type[C]) -> Effect[C]:
 
 
 async def _begin_async(database: Database, lease: Lease, kind: type[C]) -> AsyncEffect[C]:
-    for _ in range(database.max_connections):
-        effect = await database.begin_effect_async(kind)
+    for _ in range(database.max_connections + 1):
+        try:
+            effect = await database.begin_effect_async(kind)
+        except ConnectionBroken:
+            continue
         try:
             await effect.run(database.store.commit_record(lease))
         except BaseException:

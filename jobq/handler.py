@@ -41,6 +41,11 @@ class Handler:
 
 def inspect_handler(task: str, function: Callable[..., Any]) -> Handler:
     """Read a handler's signature. Raises InvalidTask, saying what to change."""
+    if not inspect.isroutine(function):
+        raise InvalidTask(
+            f"task {task!r}: a handler is a function, not a {type(function).__qualname__}: wrap it "
+            "in a `def` or `async def`"
+        )
     is_async = inspect.iscoroutinefunction(function)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise InvalidTask(f"task {task!r}: a handler is a function or coroutine, not a generator")

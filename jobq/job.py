@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
-from jobq.errors import LeaseLost, Refusal
+from jobq.errors import InvalidTask, LeaseLost, Refusal
 from jobq.protocol.values import ClaimedJob, Lease
 
 C = TypeVar("C")
@@ -26,9 +26,10 @@ A = TypeVar("A")
 class Fate:
     """What the worker and the boundary know of an attempt, whatever its handler makes of it."""
 
-    __slots__ = ("is_committed", "lease_lost", "refusal")
+    __slots__ = ("is_boundary_open", "is_committed", "lease_lost", "refusal")
 
     def __init__(self) -> None:
+        self.is_boundary_open = False
         self.is_committed = False
         self.refusal: Refusal | None = None
         self.lease_lost = threading.Event()
@@ -108,7 +109,7 @@ class Job:
 
         For a handler that computes for long before it writes: until here, nothing is held. Raises
         LeaseLost or AlreadyCommitted when this attempt may not commit. They are no `Exception`:
-        let them pass.
+        let them pass. Raises InvalidTask inside a boundary that is open already.
         """
         return CommitBoundary(self._database, self._claimed.lease, self._fate, kind)
 
@@ -127,7 +128,7 @@ class CommitBoundary(Generic[S, A]):
         self._async: AbstractAsyncContextManager[Any] | None = None
 
     def __enter__(self) -> S:
-        with self._noting_refusal():
+        with self._opening():
             self._blocking = commit_effect_idempotent(
                 self._database, self._lease, self._kind or Session
             )
@@ -140,12 +141,15 @@ class CommitBoundary(Generic[S, A]):
         traceback: TracebackType | None,
     ) -> None:
         assert self._blocking is not None
-        self._blocking.__exit__(kind, error, traceback)
+        try:
+            self._blocking.__exit__(kind, error, traceback)
+        finally:
+            self._fate.is_boundary_open = False
         if error is None:
             self._fate.is_committed = True
 
     async def __aenter__(self) -> A:
-        with self._noting_refusal():
+        with self._opening():
             self._async = commit_effect_idempotent_async(
                 self._database, self._lease, self._kind or AsyncSession
             )
@@ -158,17 +162,29 @@ class CommitBoundary(Generic[S, A]):
         traceback: TracebackType | None,
     ) -> None:
         assert self._async is not None
-        await self._async.__aexit__(kind, error, traceback)
+        try:
+            await self._async.__aexit__(kind, error, traceback)
+        finally:
+            self._fate.is_boundary_open = False
         if error is None:
             self._fate.is_committed = True
 
     @contextmanager
-    def _noting_refusal(self) -> Iterator[None]:
+    def _opening(self) -> Iterator[None]:
         """Whatever the handler does with the refusal, the worker learns of it."""
+        if self._fate.is_boundary_open:
+            # Its record would wait for the open boundary's, which waits for the handler: for ever.
+            raise InvalidTask(
+                f"job {self._lease.job_id}: its commit boundary is open already: use the session "
+                "or connection that the handler has"
+            )
+        self._fate.is_boundary_open = True
         try:
             if self._fate.lease_lost.is_set():  # by the heartbeat: no need to ask the database
                 raise LeaseLost(self._lease.job_id, self._lease.token)
             yield
-        except Refusal as refusal:
-            self._fate.refusal = refusal
+        except BaseException as error:
+            self._fate.is_boundary_open = False
+            if isinstance(error, Refusal):
+                self._fate.refusal = error
             raise

@@ -33,6 +33,17 @@ AsynchronousConnection = (
 
 SMALLEST_PRIORITY, LARGEST_PRIORITY = -32_768, 32_767
 LARGEST_MAX_ATTEMPTS = 32_767
+MAX_NAME_CHARACTERS = 200
+"""Queues are part of a key, and PostgreSQL's keys hold less than 2,700 bytes."""
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise InvalidOption unless `name` is text that both databases can store in a key."""
+    if not (name.isprintable() and 0 < len(name) <= MAX_NAME_CHARACTERS):
+        raise InvalidOption(
+            f"{what} {name[:MAX_NAME_CHARACTERS]!r}: a name is 1 to {MAX_NAME_CHARACTERS} "
+            "printable characters"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +73,7 @@ class Options:
     delay_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.queue or "\x00" in self.queue:
-            raise InvalidOption(f"queue {self.queue!r}: a queue's name is text without NUL")
+        check_name("queue", self.queue)
         if not SMALLEST_PRIORITY <= self.priority <= LARGEST_PRIORITY:
             raise InvalidOption(
                 f"priority {self.priority}: use {SMALLEST_PRIORITY} to {LARGEST_PRIORITY}; smaller "

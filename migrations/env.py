@@ -10,10 +10,11 @@ import os
 from typing import Any
 
 from alembic import context
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
+from jobq.database.open import check_schema_name
 from jobq.database.url import backend_of, parse_url
 from jobq.models import DEFAULT_SCHEMA, SQLITE_PREFIX, metadata_for
 
@@ -31,11 +32,13 @@ schema = (
     or os.environ.get("JOBQ_SCHEMA")
     or DEFAULT_SCHEMA
 )
-# The migrations read it: a schema on PostgreSQL, a prefix on SQLite.
+check_schema_name(schema)
+# The migrations read it on PostgreSQL; SQLite has no schemas.
 config.attributes["schema"] = schema
 
 # Two deploys that upgrade at once take turns; any number will do, as long as it is ours.
 MIGRATION_LOCK = 0x6A6F6271
+SQLITE_TIMEOUT_S = 10.0
 
 
 def is_ours(name: str | None, type_: str, parent: Any) -> bool:
@@ -47,6 +50,17 @@ def is_ours(name: str | None, type_: str, parent: Any) -> bool:
             return name is not None and name.startswith(SQLITE_PREFIX)
         return bool(parent.get("schema_name") == schema)
     return True
+
+
+def engine() -> Engine:
+    if backend == "postgresql":
+        return create_engine(url, poolclass=NullPool)
+    # sqlite3 itself begins no transaction before DDL: a migration would commit table by table,
+    # and two at once would meet halfway. With the write lock taken first they take turns.
+    options = {"isolation_level": None, "timeout": SQLITE_TIMEOUT_S}
+    engine = create_engine(url, poolclass=NullPool, connect_args=options)
+    event.listen(engine, "begin", lambda began: began.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
 
 
 def migrate(connection: Connection | None) -> None:
@@ -63,6 +77,7 @@ def migrate(connection: Connection | None) -> None:
         version_table_schema=schema if backend == "postgresql" else None,
         literal_binds=connection is None,
         render_as_batch=backend == "sqlite",
+        transactional_ddl=True,
     )
     with context.begin_transaction():
         if connection is not None and backend == "postgresql":
@@ -77,6 +92,6 @@ def migrate(connection: Connection | None) -> None:
 if context.is_offline_mode():
     migrate(None)
 else:
-    with create_engine(url, poolclass=NullPool).connect() as connection:
+    with engine().connect() as connection:
         migrate(connection)
         connection.commit()

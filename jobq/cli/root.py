@@ -39,7 +39,8 @@ class LazyGroup(click.Group):
             from jobq.errors import JobqError  # not needed for --help
 
             if isinstance(error, JobqError):
-                raise click.ClickException(str(error)) from error
+                # libpq's reasons have several lines.
+                raise click.ClickException(" ".join(str(error).split())) from error
             raise
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from types import FrameType
+from collections import deque
 
 from jobq.protocol.retry import Retry
 
@@ -27,23 +27,24 @@ def supervise(processes: int) -> int:
     once. Returns the exit code.
     """
     children = [_Child() for _ in range(processes)]
+    # Handed on by the loop, not where they arrive: that may be in the middle of a start.
+    received: deque[int] = deque()
     stopping = False
 
-    def hand_on(number: int, _: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-        for child in children:
-            child.signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hand_on)
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda number, _: received.append(number))
     for child in children:
         child.start()
     while True:
+        while received:
+            stopping = True
+            number = received.popleft()
+            for child in children:
+                child.signal(number)
         if stopping and all(child.exit_code is not None for child in children):
             return max(abs(child.exit_code or 0) for child in children) and 1
-        for child in children:
-            if not stopping:
+        if not stopping:
+            for child in children:
                 child.restart_when_due()
         time.sleep(0.1)
 

@@ -14,7 +14,7 @@ import click
 from jobq import JobQueue, WorkerOptions
 from jobq.cli.supervisor import supervise
 from jobq.errors import InvalidApp
-from jobq.worker import WorkerSettings
+from jobq.worker import Worker, WorkerSettings
 
 DEFAULTS = WorkerOptions()
 
@@ -86,30 +86,38 @@ def worker(
     )
     queue = load_app(app)
     settings: WorkerSettings = {
-        "queues": None if queues is None else [name for name in queues.split(",") if name],
+        "queues": None if queues is None else names_in(queues),
         "concurrency": concurrency,
         "prefetch": prefetch,
         "lease_s": lease_s,
         "grace_s": grace_s,
         "poll_s": poll_s,
     }
+    running = queue.worker(**settings).worker
     if processes > 1:
         # What is wrong for all of them is told once, here, not by each again and again.
-        WorkerOptions(**settings)
         queue.open_database(max_connections=1).check()
         sys.exit(supervise(processes))
-    running = queue.worker(**settings).worker
-    asyncio.run(running.run(handle_signals=True))
-    if running.has_abandoned_threads:
-        # Python would wait for them; the second signal, or the grace period's end, said not to.
+    asyncio.run(run(running))
+
+
+async def run(running: Worker) -> None:
+    await running.run(handle_signals=True)
+    if running.has_abandoned_handlers:
+        # Python would wait for threads, and for coroutines that refuse to be cancelled; the
+        # second signal, or the grace period's end, said not to.
         logging.shutdown()
         os._exit(1)
+
+
+def names_in(given: str) -> list[str]:
+    return [name.strip() for name in given.split(",") if name.strip()]
 
 
 def load_app(path: str) -> JobQueue:
     """Import `module:attribute`. Raises InvalidApp, saying what was found instead."""
     module_name, _, attribute = path.partition(":")
-    if not module_name or not attribute:
+    if not module_name or not attribute or module_name.startswith("."):
         raise InvalidApp(f"{path!r} names no app: write module:attribute, as in shop.tasks:app")
     # As `python -m` does: a service's package is importable from where the command is run.
     sys.path.insert(0, str(Path.cwd()))

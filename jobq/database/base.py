@@ -7,13 +7,17 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy.engine import URL
 
-from jobq.database.execute import Executable
+from jobq.errors import DatabaseUnavailable
 from jobq.revisions import check_revision
 from jobq.store.base import Store
 from jobq.store.step import Step
 
 T = TypeVar("T")
 C = TypeVar("C")
+
+
+class ConnectionBroken(DatabaseUnavailable):
+    """A pooled connection turned out to be dead before anything was done on it: take another."""
 
 
 class Link(ABC):
@@ -131,6 +135,3 @@ class Database(ABC):
             check_revision(link.run(self.store.revision()))
         finally:
             link.close()
-
-
-__all__ = ["AsyncEffect", "Database", "Effect", "Executable", "Link"]

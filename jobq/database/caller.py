@@ -6,6 +6,7 @@ import sqlite3
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
@@ -17,6 +18,8 @@ from jobq.errors import NotMigrated, UnsupportedConnection
 from jobq.store.step import Step
 
 T = TypeVar("T")
+
+UNDEFINED_TABLE, UNDEFINED_SCHEMA = "42P01", "3F000"
 
 ASYNC_CONNECTIONS = (AsyncSession, async_scoped_session, AsyncConnection, psycopg.AsyncConnection)
 
@@ -30,15 +33,13 @@ def run_in(connection: object, step: Step[T], backend: Backend) -> T:
         connection = connection.connection()
     if isinstance(connection, Connection):
         _check_backend(connection.dialect.name, backend)
+        _refuse_autocommit(connection.connection.driver_connection)
     elif isinstance(connection, sqlite3.Connection):
         _check_backend("sqlite", backend)
-        if connection.isolation_level is None and not connection.in_transaction:
-            raise UnsupportedConnection(
-                "this sqlite3 connection is in autocommit mode with no transaction open, so the "
-                "job could not commit or roll back with anything: execute BEGIN IMMEDIATE first"
-            )
+        _refuse_autocommit(connection)
     elif isinstance(connection, psycopg.Connection):
         _check_backend("postgresql", backend)
+        _refuse_autocommit(connection)
     else:
         raise _unsupported(connection)
     try:
@@ -51,6 +52,7 @@ async def run_in_async(connection: object, step: Step[T], backend: Backend) -> T
     """`run_in` for an async session or connection."""
     if isinstance(connection, psycopg.AsyncConnection):
         _check_backend("postgresql", backend)
+        _refuse_autocommit(connection)
         try:
             return await execute_async(step, connection)
         except psycopg.Error as error:
@@ -70,6 +72,29 @@ def _check_backend(found: str, backend: Backend) -> None:
         )
 
 
+def _refuse_autocommit(connection: object) -> None:
+    """Raise UnsupportedConnection when the job would be there at once, whatever becomes of the
+    caller's work."""
+    if isinstance(connection, sqlite3.Connection):
+        # Python 3.12 has a second way to say so.
+        is_autocommit = connection.isolation_level is None or (
+            getattr(connection, "autocommit", False) is True
+        )
+        is_open = connection.in_transaction
+        remedy = "execute BEGIN IMMEDIATE first"
+    elif isinstance(connection, psycopg.Connection | psycopg.AsyncConnection):
+        is_autocommit = connection.autocommit
+        is_open = connection.info.transaction_status != TransactionStatus.IDLE
+        remedy = "enqueue inside `with connection.transaction():`"
+    else:
+        return
+    if is_autocommit and not is_open:
+        raise UnsupportedConnection(
+            f"this {type(connection).__module__} connection is in autocommit mode with no "
+            f"transaction open, so the job could not commit or roll back with anything: {remedy}"
+        )
+
+
 def _unsupported(connection: object) -> UnsupportedConnection:
     return UnsupportedConnection(
         f"cannot enqueue in a {type(connection).__qualname__}: pass a SQLAlchemy Session, "
@@ -79,7 +104,9 @@ def _unsupported(connection: object) -> UnsupportedConnection:
 
 def _explained(error: Any) -> Exception:
     cause = getattr(error, "orig", error)
-    if isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName) or (
+    # psycopg and asyncpg say sqlstate, psycopg2 says pgcode.
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    if state in (UNDEFINED_TABLE, UNDEFINED_SCHEMA) or (
         str(cause).startswith("no such table: jobq_")
     ):
         return NotMigrated(f"the database has no jobq tables: run `jobq upgrade` ({cause})")

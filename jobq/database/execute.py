@@ -76,5 +76,8 @@ def _on_sqlalchemy(connection: Any, statement: Statement) -> Rows:
 
 @cache
 def _as_text(sql: str) -> TextClause:
-    """The same statement for any driver SQLAlchemy knows (asyncpg, psycopg2, ...)."""
-    return text(re.sub(r"%\((\w+)\)s", r":\1", sql))
+    """The same statement for any driver SQLAlchemy knows (asyncpg, psycopg2, ...).
+
+    The colons of its casts are escaped: SQLAlchemy sees no parameter in `:name::text[]`.
+    """
+    return text(re.sub(r"%\((\w+)\)s", r":\1", sql.replace("::", r"\:\:")))

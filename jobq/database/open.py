@@ -21,10 +21,7 @@ def open_database(
     idle_in_transaction_s: float | None = None,
 ) -> Database:
     """Return the connections of a URL that `parse_url` returned. Nothing connects yet."""
-    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
-        raise InvalidOption(
-            f"schema {schema!r}: use lower-case letters, digits and underscores, at most 63"
-        )
+    check_schema_name(schema)
     if backend_of(url) == "sqlite":
         return SqliteDatabase(url, max_connections=max_connections)
     return PostgresDatabase(
@@ -33,3 +30,12 @@ def open_database(
         max_connections=max_connections,
         idle_in_transaction_s=idle_in_transaction_s,
     )
+
+
+def check_schema_name(schema: str) -> None:
+    """Raise InvalidOption unless `schema` needs no quoting in statements and no escaping in
+    drivers."""
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
+        raise InvalidOption(
+            f"schema {schema!r}: use lower-case letters, digits and underscores, at most 63"
+        )

@@ -12,14 +12,16 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg import IsolationLevel, errors
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from jobq.database.base import AsyncEffect, Database, Effect, Link
+from jobq.database.base import AsyncEffect, ConnectionBroken, Database, Effect, Link
 from jobq.database.execute import (
     AsyncPsycopgConnection,
     PsycopgConnection,
@@ -68,9 +70,12 @@ class _PooledConnection(psycopg.Connection[Any]):
     """
 
     _pool: ConnectionPool[Any] | None = None
+    is_lent = False
+    """In a handler's own hands, which may close it (`with connection:` does): then it is closed,
+    and not given to somebody else in the middle of its transaction."""
 
     def close(self) -> None:
-        if self._pool is not None:
+        if self._pool is not None and not self.is_lent:
             self._pool.putconn(self)
         else:
             super().close()
@@ -78,9 +83,10 @@ class _PooledConnection(psycopg.Connection[Any]):
 
 class _AsyncPooledConnection(psycopg.AsyncConnection[Any]):
     _pool: AsyncConnectionPool[Any] | None = None
+    is_lent = False
 
     async def close(self) -> None:
-        if self._pool is not None:
+        if self._pool is not None and not self.is_lent:
             await self._pool.putconn(self)
         else:
             await super().close()
@@ -115,7 +121,7 @@ class PostgresDatabase(Database):
         )
 
     @cached_property
-    def pool(self) -> ConnectionPool[PsycopgConnection]:
+    def pool(self) -> ConnectionPool[_PooledConnection]:
         return ConnectionPool(
             self._conninfo,
             kwargs=self._parameters,
@@ -124,6 +130,7 @@ class PostgresDatabase(Database):
             max_idle=POOL_MAX_IDLE_S,
             timeout=POOL_TIMEOUT_S,
             configure=self._configure,
+            reset=_forget_handler,
             connection_class=_PooledConnection,
             open=True,
         )
@@ -136,7 +143,7 @@ class PostgresDatabase(Database):
         loop = asyncio.get_running_loop()
         side = self._by_loop.get(loop)
         if side is None:
-            pool: AsyncConnectionPool[AsyncPsycopgConnection] = AsyncConnectionPool(
+            pool: AsyncConnectionPool[_AsyncPooledConnection] = AsyncConnectionPool(
                 self._conninfo,
                 kwargs=self._parameters,
                 min_size=0,
@@ -144,6 +151,7 @@ class PostgresDatabase(Database):
                 max_idle=POOL_MAX_IDLE_S,
                 timeout=POOL_TIMEOUT_S,
                 configure=self._configure_async,
+                reset=_forget_handler_async,
                 connection_class=_AsyncPooledConnection,
                 open=False,
             )
@@ -236,24 +244,32 @@ class PostgresDatabase(Database):
         """Turn the driver's errors into jobq's: what happened, and what to do."""
         try:
             yield
-        except (errors.UndefinedTable, errors.InvalidSchemaName, errors.UndefinedColumn) as error:
-            raise NotMigrated(
+        except (psycopg.Error, PoolTimeout, PoolClosed, DBAPIError) as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: Exception) -> Exception:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(
+            cause, errors.UndefinedTable | errors.InvalidSchemaName | errors.UndefinedColumn
+        ):
+            return NotMigrated(
                 f"jobq's tables are missing or old in {self.url!r}: run `jobq upgrade` "
-                f"({error.diag.message_primary})"
-            ) from error
-        except PoolTimeout as error:
-            raise DatabaseUnavailable(
+                f"({cause.diag.message_primary})"
+            )
+        if isinstance(cause, PoolTimeout):
+            return DatabaseUnavailable(
                 f"no connection to {self.url!r} within {POOL_TIMEOUT_S:g} s: the server is down, "
                 f"or all {self.max_connections} connections of the pool are in use"
-            ) from error
-        except _AWAY as error:
-            raise DatabaseUnavailable(f"{self.url!r}: {str(error).strip()}") from error
+            )
+        if isinstance(cause, _AWAY):
+            return DatabaseUnavailable(f"{self.url!r}: {str(cause).strip()}")
+        return error
 
 
 class _AsyncSide:
     """What belongs to one event loop."""
 
-    def __init__(self, url: URL, pool: AsyncConnectionPool[AsyncPsycopgConnection]) -> None:
+    def __init__(self, url: URL, pool: AsyncConnectionPool[_AsyncPooledConnection]) -> None:
         self.pool = pool
         self._url = url
 
@@ -282,16 +298,18 @@ class _PostgresLink(Link):
 class _PsycopgEffect(Effect[PsycopgConnection]):
     """psycopg's transaction block refuses the handler's own commit() and rollback()."""
 
-    def __init__(self, pool: ConnectionPool[PsycopgConnection]) -> None:
+    handle: _PooledConnection
+
+    def __init__(self, pool: ConnectionPool[_PooledConnection]) -> None:
         self._pool = pool
         self.handle = pool.getconn()
         self._transaction = self.handle.transaction()
         try:
             self._transaction.__enter__()
-        except BaseException:
+        except psycopg.OperationalError as error:
             pool.putconn(self.handle)
-            raise
-        self._is_open = True
+            raise ConnectionBroken(str(error)) from error
+        self._is_open = self.handle.is_lent = True
 
     def run(self, step: Step[T]) -> T:
         return execute(step, self.handle)
@@ -308,6 +326,7 @@ class _PsycopgEffect(Effect[PsycopgConnection]):
             if self._is_open:
                 self._transaction.__exit__(psycopg.Rollback, psycopg.Rollback(), None)
         finally:
+            self.handle.is_lent = False
             self._pool.putconn(self.handle)
 
     @property
@@ -316,8 +335,10 @@ class _PsycopgEffect(Effect[PsycopgConnection]):
 
 
 class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
+    handle: _AsyncPooledConnection
+
     def __init__(
-        self, pool: AsyncConnectionPool[AsyncPsycopgConnection], handle: AsyncPsycopgConnection
+        self, pool: AsyncConnectionPool[_AsyncPooledConnection], handle: _AsyncPooledConnection
     ) -> None:
         self._pool = pool
         self.handle = handle
@@ -325,14 +346,17 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
         self._is_open = False
 
     @classmethod
-    async def begin(cls, pool: AsyncConnectionPool[AsyncPsycopgConnection]) -> _AsyncPsycopgEffect:
+    async def begin(cls, pool: AsyncConnectionPool[_AsyncPooledConnection]) -> _AsyncPsycopgEffect:
         effect = cls(pool, await pool.getconn())
         try:
             await effect._transaction.__aenter__()
-        except BaseException:
+        except psycopg.OperationalError as error:
+            await pool.putconn(effect.handle)
+            raise ConnectionBroken(str(error)) from error
+        except BaseException:  # cancelled
             await pool.putconn(effect.handle)
             raise
-        effect._is_open = True
+        effect._is_open = effect.handle.is_lent = True
         return effect
 
     async def run(self, step: Step[T]) -> T:
@@ -350,8 +374,20 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
             if self._is_open:
                 await self._transaction.__aexit__(psycopg.Rollback, psycopg.Rollback(), None)
         finally:
+            self.handle.is_lent = False
             await self._pool.putconn(self.handle)
 
     @property
     def is_broken(self) -> bool:
         return self.handle.closed
+
+
+def _forget_handler(connection: PsycopgConnection) -> None:
+    """What a handler set on its connection is no business of the next one."""
+    connection.row_factory = tuple_row
+    connection.cursor_factory = psycopg.Cursor
+
+
+async def _forget_handler_async(connection: AsyncPsycopgConnection) -> None:
+    connection.row_factory = tuple_row
+    connection.cursor_factory = psycopg.AsyncCursor

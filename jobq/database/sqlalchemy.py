@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Self, TypeVar, cast
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
@@ -22,14 +23,15 @@ C = TypeVar("C")
 
 
 class SqlalchemyEffect(Effect[C]):
-    """The transaction is begun as SQLAlchemy's own context manager would: after a handler ends it,
-    SQLAlchemy refuses further statements. A session joins it with "rollback_only": its commit()
-    flushes and no more, its rollback() rolls the effect back."""
+    """The transaction is begun as SQLAlchemy's own context manager would: after a handler rolls it
+    back, SQLAlchemy refuses further statements. A connection's commit() is refused. A session
+    joins it with "rollback_only": its commit() flushes and no more."""
 
     def __init__(self, engine: Engine, kind: type[C]) -> None:
         self._connection = engine.connect()
         try:
             self._transaction = self._connection.begin().__enter__()
+            event.listen(self._connection, "commit", _refuse_commit)
             if issubclass(kind, Session):
                 self._session: Session | None = kind(
                     bind=self._connection, join_transaction_mode="rollback_only"
@@ -54,6 +56,7 @@ class SqlalchemyEffect(Effect[C]):
             self._session.commit()
 
     def commit(self) -> None:
+        event.remove(self._connection, "commit", _refuse_commit)
         self._transaction.commit()
 
     def close(self) -> None:
@@ -88,7 +91,9 @@ class AsyncSqlalchemyEffect(AsyncEffect[C]):
     async def begin(cls, engine: AsyncEngine, kind: type[C]) -> Self:
         connection = await engine.connect()
         try:
-            return cls(connection, await connection.begin().__aenter__(), kind)
+            transaction = await connection.begin().__aenter__()
+            event.listen(connection.sync_connection, "commit", _refuse_commit)
+            return cls(connection, transaction, kind)
         except BaseException:
             await connection.close()
             raise
@@ -101,6 +106,7 @@ class AsyncSqlalchemyEffect(AsyncEffect[C]):
             await self._session.commit()
 
     async def commit(self) -> None:
+        event.remove(self._connection.sync_connection, "commit", _refuse_commit)
         await self._transaction.commit()
 
     async def close(self) -> None:
@@ -117,3 +123,10 @@ class AsyncSqlalchemyEffect(AsyncEffect[C]):
         if connection is None or connection.invalidated:
             return True
         return bool(getattr(connection.connection.driver_connection, "closed", False))
+
+
+def _refuse_commit(connection: Connection) -> None:
+    raise InvalidRequestError(
+        "this transaction is a job's effect, and jobq commits it with the job's commit record: "
+        "return from the handler instead"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,14 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 from jobq.database.base import AsyncEffect, Database, Effect, Link
 from jobq.database.execute import execute
+from jobq.database.guarded import GuardedConnection
 from jobq.database.sqlalchemy import AsyncSqlalchemyEffect, SqlalchemyEffect
 from jobq.errors import (
     DatabaseUnavailable,
@@ -69,7 +71,7 @@ class SqliteDatabase(Database):
             try:
                 engine = create_async_engine(
                     self.url.set(drivername="sqlite+aiosqlite"),
-                    connect_args={"timeout": BUSY_TIMEOUT_S},
+                    connect_args={"timeout": BUSY_TIMEOUT_S, "factory": GuardedConnection},
                     pool_size=self.max_connections,
                     max_overflow=0,
                 )
@@ -82,7 +84,7 @@ class SqliteDatabase(Database):
             self._async_engines[loop] = engine
         return engine
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self) -> GuardedConnection:
         """Open a connection outside of the pool."""
         path = Path(str(self.url.database))
         if not self.url.query and not path.is_file():
@@ -93,6 +95,7 @@ class SqliteDatabase(Database):
                 timeout=BUSY_TIMEOUT_S,
                 isolation_level=None,
                 check_same_thread=False,
+                factory=GuardedConnection,
             )
             prepare(connection)
         return connection
@@ -142,18 +145,19 @@ class SqliteDatabase(Database):
         """Turn sqlite3's errors into jobq's: what happened, and what to do."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, DBAPIError) as error:
             raise self._translate(error) from error
 
-    def _translate(self, error: sqlite3.Error) -> Exception:
-        message = str(error)
+    def _translate(self, error: sqlite3.Error | DBAPIError) -> Exception:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        message = str(cause)
         if message.startswith(("no such table: jobq_", "no such column")):
             return NotMigrated(
                 f"jobq's tables are missing or old in {self.url!r}: run `jobq upgrade` ({message})"
             )
         if "file is not a database" in message:
             return InvalidDatabaseURL(f"{self.url!r} names a file that is not an SQLite database")
-        if isinstance(error, sqlite3.OperationalError):
+        if isinstance(cause, sqlite3.OperationalError):
             return DatabaseUnavailable(f"{self.url!r}: {message}")
         return error
 
@@ -192,6 +196,8 @@ class _SqliteLink(Link):
 
 
 class _DriverEffect(Effect[sqlite3.Connection]):
+    handle: GuardedConnection
+
     def __init__(self, pooled: PoolProxiedConnection) -> None:
         self._pooled = pooled
         self.handle = _driver(pooled)
@@ -200,7 +206,7 @@ class _DriverEffect(Effect[sqlite3.Connection]):
         except BaseException:
             pooled.close()
             raise
-        _guard(self.handle)
+        self.handle.guard()
 
     def run(self, step: Step[T]) -> T:
         return execute(step, self.handle)
@@ -209,14 +215,19 @@ class _DriverEffect(Effect[sqlite3.Connection]):
         """A driver connection holds nothing back."""
 
     def commit(self) -> None:
-        self.handle.set_authorizer(None)
+        self.handle.unguard()
         self.handle.execute("COMMIT")
 
     def close(self) -> None:
-        self.handle.set_authorizer(None)
-        self.handle.row_factory = None
-        if self.handle.in_transaction:
-            self.handle.execute("ROLLBACK")
+        # What a handler set on its connection, or did to it, is no business of the next one.
+        try:
+            self.handle.unguard()
+            self.handle.row_factory = None
+            self.handle.text_factory = str
+            if self.handle.in_transaction:
+                self.handle.execute("ROLLBACK")
+        except sqlite3.ProgrammingError:  # the handler closed it
+            self._pooled.invalidate()
         self._pooled.close()
 
     @property
@@ -227,53 +238,40 @@ class _DriverEffect(Effect[sqlite3.Connection]):
 class _GuardedEffect(SqlalchemyEffect[C]):
     def __init__(self, engine: Engine, kind: type[C]) -> None:
         super().__init__(engine, kind)
-        _guard(self.driver)
+        self._guarded: GuardedConnection = self.driver
+        self._guarded.guard()
 
     def commit(self) -> None:
-        self.driver.set_authorizer(None)
+        self._guarded.unguard()
         super().commit()
 
     def close(self) -> None:
-        self.driver.set_authorizer(None)
+        self._guarded.unguard()
         super().close()
-
-    @property
-    def is_broken(self) -> bool:
-        return False
 
 
 class _AsyncGuardedEffect(AsyncSqlalchemyEffect[C]):
+    """aiosqlite's connection lives on a thread of its own, where it is guarded too."""
+
     async def guard(self) -> None:
-        await self._set_authorizer(_refuse_transaction_control)
+        pooled = await self._connection.get_raw_connection()
+        self._driver: Any = pooled.driver_connection
+        await self._on_its_thread(lambda guarded: guarded.guard())
 
     async def commit(self) -> None:
-        await self._set_authorizer(None)
+        await self._on_its_thread(lambda guarded: guarded.unguard())
         await super().commit()
 
     async def close(self) -> None:
-        await self._set_authorizer(None)
+        await self._on_its_thread(lambda guarded: guarded.unguard())
         await super().close()
 
-    async def _set_authorizer(self, authorizer: Any) -> None:
-        pooled = await self._connection.get_raw_connection()
-        await cast(Any, pooled.driver_connection).set_authorizer(authorizer)
-
-    @property
-    def is_broken(self) -> bool:
-        return False
+    async def _on_its_thread(self, action: Callable[[GuardedConnection], None]) -> None:
+        await self._driver._execute(action, self._driver._conn)  # noqa: SLF001 - it has no other way
 
 
-def _refuse_transaction_control(action: int, *_: object) -> int:
-    """The effect's transaction is jobq's to end: `with connection:` and "COMMIT" are refused."""
-    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
-
-
-def _guard(connection: sqlite3.Connection) -> None:
-    connection.set_authorizer(_refuse_transaction_control)
-
-
-def _driver(pooled: PoolProxiedConnection) -> sqlite3.Connection:
-    return cast(sqlite3.Connection, pooled.driver_connection)
+def _driver(pooled: PoolProxiedConnection) -> GuardedConnection:
+    return cast(GuardedConnection, pooled.driver_connection)
 
 
 def _in_transaction(step: Step[T], connection: sqlite3.Connection) -> T:

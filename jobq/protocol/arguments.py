@@ -21,6 +21,11 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # msgspec would write these as base64 text; left as they are, `_refuse_unstorable` sees them.
 _BINARY = (bytes, bytearray, memoryview)
 
+MAX_DEPTH = 100
+"""Lists and dicts inside one another. Python's own recursion limit would depend on who encodes:
+what an enqueue just manages, a worker with a deeper stack might not read."""
+_MAX_SHOWN_CHARACTERS = 100
+
 
 class Arguments:
     """The arguments of one task: parameters by name, as its handler declares them."""
@@ -101,10 +106,13 @@ class Arguments:
                 f"{self._signature} ({error}); was its signature changed under enqueued jobs?"
             ) from error
 
-    def _refuse_unstorable(self, value: object, path: str) -> None:
+    def _refuse_unstorable(self, value: object, path: str, depth: int = 0) -> None:
         """Refuse what JSON or PostgreSQL cannot hold, before it is written as something else."""
         problem = None
-        if isinstance(value, float) and not math.isfinite(value):
+        if depth > MAX_DEPTH:
+            path = f"{path[:_MAX_SHOWN_CHARACTERS]}..."
+            problem = f"is nested deeper than {MAX_DEPTH} levels: flatten it"
+        elif isinstance(value, float) and not math.isfinite(value):
             problem = f"is {value}, which JSON cannot hold: pass None or a finite number"
         elif isinstance(value, _BINARY):
             problem = (
@@ -118,11 +126,11 @@ class Arguments:
             raise InvalidArguments(f"task {self._task!r}: argument {path} {problem}")
         if isinstance(value, dict):
             for key, item in value.items():
-                self._refuse_unstorable(key, f"{path}, key {key!r},")
-                self._refuse_unstorable(item, f"{path}[{key!r}]")
+                self._refuse_unstorable(key, f"{path}, key {_shown(key)},", depth + 1)
+                self._refuse_unstorable(item, f"{path}[{_shown(key)}]", depth + 1)
         elif isinstance(value, list | tuple):
             for index, item in enumerate(value):
-                self._refuse_unstorable(item, f"{path}[{index}]")
+                self._refuse_unstorable(item, f"{path}[{index}]", depth + 1)
 
     def _refuse_changed(self, given: Mapping[str, object], encoded: bytes) -> None:
         try:
@@ -132,9 +140,9 @@ class Arguments:
         for name, value in given.items():
             if not _are_equal(arriving[name], value):
                 raise InvalidArguments(
-                    f"task {self._task!r}: argument {name} is {value!r} but would arrive as "
-                    f"{arriving[name]!r}: annotate the parameter with its type, or pass what JSON "
-                    "can hold"
+                    f"task {self._task!r}: argument {name} is {_shown(value)} but would arrive as "
+                    f"{_shown(arriving[name])}: annotate the parameter with its type, or pass what "
+                    "JSON can hold"
                 )
 
 
@@ -154,6 +162,17 @@ def _are_equal(one: object, other: object) -> bool:
         return False
 
 
+def _shown(value: object) -> str:
+    """A value in a message: a payload may be large, and its repr() may do anything."""
+    try:
+        shown = repr(value)
+    except Exception:  # noqa: BLE001 - an argument's own __repr__
+        shown = f"a {type(value).__qualname__}"
+    if len(shown) > _MAX_SHOWN_CHARACTERS:
+        return shown[:_MAX_SHOWN_CHARACTERS] + "..."
+    return shown
+
+
 def _to_json(value: Any) -> Any:
     """Models of pydantic's kind, without importing pydantic."""
     if hasattr(value, "model_dump"):
@@ -162,6 +181,8 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(wanted: Any, value: Any) -> Any:
+    if wanted is object:
+        return value  # what strict typing writes for Any
     if hasattr(wanted, "model_validate"):
         return wanted.model_validate(value)
     raise TypeError(f"cannot make {wanted!r} from JSON")

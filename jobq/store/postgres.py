@@ -544,7 +544,9 @@ class PostgresStore(Store):
         return bool(rows)
 
     def _statement(self, template: str, **params: object) -> Statement:
-        return Statement(template.replace("{schema}", self.schema), {"shard": self.shard, **params})
+        # Quoted: a schema may be named by a reserved word ("order").
+        sql = template.replace("{schema}", f'"{self.schema}"')
+        return Statement(sql, {"shard": self.shard, **params})
 
 
 def _named(leases: Sequence[Lease]) -> dict[str, list[int]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
-from jobq.errors import AlreadyCommitted, Refusal
+from jobq.errors import AlreadyCommitted, InvalidTask, Refusal
 from jobq.handler import Handler
 from jobq.job import Fate, Job
 from jobq.protocol.failure import describe_error
@@ -95,7 +95,9 @@ class Attempt:
                 # A thread sees the context variables of the loop, as asyncio.to_thread does it.
                 context = contextvars.copy_context()
                 loop = asyncio.get_running_loop()
-                await loop.run_in_executor(threads, context.run, self._run_blocking)
+                raised = await loop.run_in_executor(threads, context.run, self._run_in_thread)
+                if raised is not None:
+                    raise raised
         except Refusal as refusal:
             self.fate.refusal = self.fate.refusal or refusal
             return self._concluded(Returned(self.lease))
@@ -111,21 +113,42 @@ class Attempt:
         if handler.effect_kind is None:
             await handler.function(*handler.leading(self._job, None), **arguments)
             return
+        self.fate.is_boundary_open = True
         async with commit_effect_idempotent_async(
             self._database, self.lease, handler.effect_kind
         ) as effect:
             await handler.function(*handler.leading(self._job, effect), **arguments)
         self.fate.is_committed = True
 
+    def _run_in_thread(self) -> BaseException | None:
+        """Return what the handler raised: as a future's exception, a StopIteration would be lost
+        and the future never done."""
+        try:
+            self._run_blocking()
+        except BaseException as error:  # noqa: BLE001 - raised again in `_run`
+            return error
+        return None
+
     def _run_blocking(self) -> None:
         handler = self._task.handler
         arguments = handler.arguments.decode(self.claimed.args)
         if handler.effect_kind is None:
-            handler.function(*handler.leading(self._job, None), **arguments)
+            self._call(handler.leading(self._job, None), arguments)
             return
+        self.fate.is_boundary_open = True
         with commit_effect_idempotent(self._database, self.lease, handler.effect_kind) as effect:
-            handler.function(*handler.leading(self._job, effect), **arguments)
+            self._call(handler.leading(self._job, effect), arguments)
         self.fate.is_committed = True
+
+    def _call(self, leading: list[object], arguments: dict[str, Any]) -> None:
+        returned = self._task.handler.function(*leading, **arguments)
+        if inspect.iscoroutine(returned):
+            # A decorator hid that the function is a coroutine function: nothing of it has run.
+            returned.close()
+            raise InvalidTask(
+                f"task {self._task.name!r} is a plain `def` that returned a coroutine: make the "
+                "function that is registered `async def`"
+            )
 
     def _concluded(self, report: Report) -> Report:
         """What the boundary saw outranks what the handler made of it.
@@ -143,11 +166,11 @@ class Attempt:
                     report.error.message,
                 )
             return Committed(self.lease)
-        if self.fate.refusal is not None:
-            return self._refused(self.fate.refusal, Stage.COMMIT)
         if self._was_cancelled:
             record = Record(self.lease.token, Outcome.CANCELLED)
             return RefusedReport(self.lease, Stage.HEARTBEAT, record)
+        if self.fate.refusal is not None:
+            return self._refused(self.fate.refusal, Stage.COMMIT)
         if self.fate.lease_lost.is_set():
             return RefusedReport(self.lease, Stage.HEARTBEAT, None)
         return report

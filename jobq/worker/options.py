@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -37,6 +38,11 @@ class WorkerOptions:
         ):
             if not getattr(self, name) >= least:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: use {least} or more")
+        for name in ("lease_s", "grace_s", "poll_s"):
+            if getattr(self, name) == math.inf:
+                raise InvalidOption(f"{name} is infinite: use a number of seconds")
+        if isinstance(self.queues, str):
+            raise InvalidOption(f"queues is the text {self.queues!r}: pass a list of names")
         if self.prefetch is not None and self.prefetch < 0:
             raise InvalidOption(f"prefetch is {self.prefetch}: use 0 or more")
         if self.reconcile_s is not None and self.reconcile_s <= 0:

@@ -22,9 +22,14 @@ class RunningWorker:
         self._task = asyncio.create_task(self.worker.run(), name="jobq worker")
         # Fail here, not at the block's end, when the worker cannot start.
         started = asyncio.create_task(self.worker.started.wait())
-        await asyncio.wait({self._task, started}, return_when=asyncio.FIRST_COMPLETED)
-        if self._task.done():
+        try:
+            await asyncio.wait({self._task, started}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the block is never entered, so nobody would leave it
+            self._task.cancel()
+            raise
+        finally:
             started.cancel()
+        if self._task.done():
             self._task.result()
         return self.worker
 

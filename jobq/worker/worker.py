@@ -175,8 +175,9 @@ class Worker:
         self._wake.set()
 
     @property
-    def has_abandoned_threads(self) -> bool:
-        """Whether handlers were left running in threads, which Python waits for at exit."""
+    def has_abandoned_handlers(self) -> bool:
+        """Whether handlers were left running: in threads, which Python waits for at exit, or as
+        coroutines that refuse to be cancelled."""
         return bool(self._running)
 
     # -- working
