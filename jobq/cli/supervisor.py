@@ -16,6 +16,8 @@ from jobq.protocol.retry import Retry
 logger = logging.getLogger("jobq.supervisor")
 
 RESTART = Retry(base_s=0.5, cap_s=30.0)
+STOPPED = (0, -signal.SIGTERM, -signal.SIGINT)
+"""Exit codes of a process that was told to stop; one that was still starting just ends."""
 STEADY_S = 30.0
 """A process that ran for so long starts its count of crashes anew."""
 
@@ -37,12 +39,15 @@ def supervise(processes: int) -> int:
         child.start()
     while True:
         while received:
-            stopping = True
             number = received.popleft()
+            if not stopping:
+                # Those that crashed before, and were to be started again, have no part in the end.
+                children = [child for child in children if child.exit_code is None]
+            stopping = True
             for child in children:
                 child.signal(number)
         if stopping and all(child.exit_code is not None for child in children):
-            return max(abs(child.exit_code or 0) for child in children) and 1
+            return int(any(child.exit_code not in STOPPED for child in children))
         if not stopping:
             for child in children:
                 child.restart_when_due()

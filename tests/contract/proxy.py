@@ -54,6 +54,13 @@ class Proxy:
         """Arm the proxy: the next COMMIT is the last word of its connection."""
         self._armed = when
 
+    def cut_all(self) -> None:
+        """Cut every connection there is; new ones are let through."""
+        sockets, self._sockets = self._sockets, []
+        for one in sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
     def refuse(self) -> None:
         """Let nobody connect from now on."""
         with suppress(OSError):

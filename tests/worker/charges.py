@@ -1,0 +1,64 @@
+"""The app of the worker tests, for worker processes to import and for tests to use in place.
+
+A charge writes one row of `ledger`. What a handler waits for are files: a test makes them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from sqlalchemy import BigInteger, Column, MetaData, Table, Text, insert
+from sqlalchemy.orm import Session
+
+from jobq import Job, JobQueue, Retry
+
+BOUND_S = 30.0
+
+metadata = MetaData()
+ledger = Table("ledger", metadata, Column("job_id", BigInteger), Column("charged_by", Text))
+
+app = JobQueue()
+
+
+@app.task(max_attempts=50, retry=Retry(base_s=0.05, cap_s=0.2))
+def charge(job: Job) -> None:
+    time.sleep(0.005)
+    with job.commit() as db:
+        db.execute(insert(ledger).values(job_id=job.id, charged_by=str(os.getpid())))
+
+
+@app.task(max_attempts=50, retry=Retry(base_s=0.05, cap_s=0.2))
+def charge_in_session(db: Session, job: Job) -> None:
+    db.execute(insert(ledger).values(job_id=job.id, charged_by=str(os.getpid())))
+
+
+@app.task(retry=Retry(base_s=0.05, cap_s=0.2))
+def gated(job: Job, folder: str) -> None:
+    """Say that it started; go on when it may; then charge."""
+    (Path(folder) / f"started-{job.id}-{job.attempt}").touch()
+    wait_for_file(Path(folder) / "go")
+    with job.commit() as db:
+        db.execute(insert(ledger).values(job_id=job.id, charged_by=str(os.getpid())))
+
+
+@app.task
+def never_ends(folder: str) -> None:
+    (Path(folder) / "never-ends").touch()
+    while True:
+        time.sleep(1)
+
+
+@app.task(max_attempts=3, retry=Retry(base_s=0.05, cap_s=0.1))
+def kill_own_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_file(path: Path) -> None:
+    deadline_s = time.monotonic() + BOUND_S
+    while not path.exists():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"waited {BOUND_S:g} s for {path.name}")
+        time.sleep(0.01)

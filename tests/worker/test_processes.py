@@ -1,0 +1,143 @@
+"""Real `jobq worker` processes: stopped, killed, killing themselves."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from jobq import AttemptEnd, State
+from tests.worker.charges import charge, charge_in_session, gated, kill_own_process, never_ends
+from tests.worker.conftest import Site, wait_for
+
+
+def started(folder: Path) -> list[Path]:
+    return list(folder.glob("started-*"))
+
+
+def test_three_processes_charge_each_job_once(site: Site) -> None:
+    jobs = site.app.enqueue_many(
+        [charge.request() for _ in range(100)] + [charge_in_session.request() for _ in range(50)]
+    )
+    for _ in range(3):
+        site.start_worker("--concurrency", "4")
+
+    site.wait_until_done(150)
+
+    assert site.charged() == [job.id for job in jobs]
+    assert site.rows("attempts") == []
+
+
+def test_sigterm_lets_the_handler_finish_and_gives_the_rest_back(site: Site) -> None:
+    jobs = [gated.enqueue(str(site.folder)) for _ in range(3)]
+    worker = site.start_worker("--concurrency", "1", "--prefetch", "2")
+    wait_for(lambda: started(site.folder), "the first handler to start", site)
+    wait_for(lambda: site.counts()[State.LEASED] == 3, "the prefetch", site)
+
+    worker.send_signal(signal.SIGTERM)
+    wait_for(lambda: site.counts()[State.READY] == 2, "the unstarted jobs to be given back", site)
+    (site.folder / "go").touch()
+
+    assert worker.wait(30) == 0
+    statuses = sorted((job.status().state, job.status().attempts) for job in jobs)
+    assert statuses == [(State.DONE, 1), (State.READY, 0), (State.READY, 0)]
+    assert len(site.charged()) == 1
+    assert site.rows("workers")[0]["stopped_at"] is not None
+
+
+def test_a_handler_keeps_its_lease_while_the_worker_drains(site: Site) -> None:
+    """The lease is one second; the heartbeats go on until the last handler has ended."""
+    job = gated.enqueue(str(site.folder))
+    worker = site.start_worker()
+    wait_for(lambda: started(site.folder), "the handler to start", site)
+    worker.send_signal(signal.SIGINT)
+
+    (lease,) = site.rows("leases")
+
+    def is_extended_twice() -> bool:
+        (now,) = site.rows("leases")
+        return bool((now["lease_expires_at"] - lease["lease_expires_at"]).total_seconds() > 1.0)
+
+    wait_for(is_extended_twice, "the lease to be extended past its first end", site)
+    (site.folder / "go").touch()
+
+    assert worker.wait(30) == 0
+    assert (job.status().state, job.status().attempts) == (State.DONE, 1)
+
+
+def test_after_the_grace_period_handlers_are_interrupted(site: Site) -> None:
+    job = gated.enqueue(str(site.folder))
+    worker = site.start_worker("--grace", "0.3")
+    wait_for(lambda: started(site.folder), "the handler to start", site)
+
+    worker.send_signal(signal.SIGTERM)
+
+    assert worker.wait(30) == 1, "its thread was abandoned"
+    assert [attempt.end for attempt in site.app.attempts(job.id)] == [AttemptEnd.INTERRUPTED]
+    (site.folder / "go").touch()
+    site.start_worker()
+    site.wait_until_done(1)
+    assert site.charged() == [job.id]
+
+
+def test_a_second_signal_stops_at_once(site: Site) -> None:
+    never_ends.enqueue(str(site.folder))
+    worker = site.start_worker("--grace", "600")
+    wait_for(lambda: (site.folder / "never-ends").exists(), "the handler to start", site)
+
+    worker.send_signal(signal.SIGTERM)
+    wait_for(lambda: "the worker stops" in site.log(), "the first signal to be seen")
+    worker.send_signal(signal.SIGTERM)
+
+    assert worker.wait(30) == 1
+
+
+def test_what_a_killed_worker_had_in_hand_is_done_by_another(site: Site) -> None:
+    jobs = [gated.enqueue(str(site.folder)) for _ in range(4)]
+    victim = site.start_worker("--concurrency", "2", "--prefetch", "2")
+    wait_for(lambda: len(started(site.folder)) == 2, "two handlers to start", site)
+
+    victim.kill()
+    victim.wait()
+    (site.folder / "go").touch()
+    site.start_worker()
+    site.wait_until_done(4)
+
+    assert site.charged() == [job.id for job in jobs]
+    assert {job.status().attempts for job in jobs} == {2}
+
+
+def test_a_job_that_kills_its_worker_is_dead_after_exactly_max_attempts(site: Site) -> None:
+    """Two processes, started again by their supervisor each time."""
+    job = kill_own_process.enqueue()
+    healthy = charge.enqueue()
+    worker = site.start_worker("--processes", "2")
+
+    wait_for(lambda: job.status().state is State.DEAD, "the job to be buried", site)
+    wait_for(lambda: healthy.status().state is State.DONE, "the healthy job to be done", site)
+
+    assert job.status().attempts == 3
+    ends = [(attempt.attempt, attempt.end) for attempt in site.app.attempts(job.id)]
+    assert ends == [(n, AttemptEnd.EXPIRED) for n in (1, 2, 3)]
+    assert site.log().count("starting another") >= 3
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+
+
+def test_a_frozen_worker_is_refused_when_it_wakes(site: Site) -> None:
+    job = gated.enqueue(str(site.folder))
+    frozen = site.start_worker()
+    wait_for(lambda: started(site.folder), "the handler to start", site)
+    frozen.send_signal(signal.SIGSTOP)
+    other = site.start_worker()
+    wait_for(lambda: len(started(site.folder)) == 2, "another to start the job", site)
+
+    (site.folder / "go").touch()
+    site.wait_until_done(1)
+    frozen.send_signal(signal.SIGCONT)
+
+    wait_for(lambda: site.rows("refusals"), "the refusal", site)
+    assert site.charged() == [job.id]
+    assert job.status().attempts == 2
+    for worker in (frozen, other):
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
