@@ -21,7 +21,7 @@ from typing import TypeVar
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobq.database.base import AsyncEffect, ConnectionBroken, Database, Effect
+from jobq.database.base import AsyncEffect, Database, Effect
 from jobq.errors import DatabaseUnavailable, EffectOutcomeUnknown, EffectRolledBack
 from jobq.protocol.values import Lease
 
@@ -96,10 +96,7 @@ def _begin(database: Database, lease: Lease, kind: type[C]) -> Effect[C]:
     broken one is only a reason to take the next.
     """
     for _ in range(database.max_connections + 1):
-        try:
-            effect = database.begin_effect(kind)
-        except ConnectionBroken:
-            continue
+        effect = database.begin_effect(kind)
         try:
             effect.run(database.store.commit_record(lease))
         except BaseException:
@@ -114,10 +111,7 @@ def _begin(database: Database, lease: Lease, kind: type[C]) -> Effect[C]:
 
 async def _begin_async(database: Database, lease: Lease, kind: type[C]) -> AsyncEffect[C]:
     for _ in range(database.max_connections + 1):
-        try:
-            effect = await database.begin_effect_async(kind)
-        except ConnectionBroken:
-            continue
+        effect = await database.begin_effect_async(kind)
         try:
             await effect.run(database.store.commit_record(lease))
         except BaseException:

@@ -7,17 +7,12 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy.engine import URL
 
-from jobq.errors import DatabaseUnavailable
 from jobq.revisions import check_revision
 from jobq.store.base import Store
 from jobq.store.step import Step
 
 T = TypeVar("T")
 C = TypeVar("C")
-
-
-class ConnectionBroken(DatabaseUnavailable):
-    """A pooled connection turned out to be dead before anything was done on it: take another."""
 
 
 class Link(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from jobq.database.base import AsyncEffect, ConnectionBroken, Database, Effect, Link
+from jobq.database.base import AsyncEffect, Database, Effect, Link
 from jobq.database.execute import (
     AsyncPsycopgConnection,
     PsycopgConnection,
@@ -58,7 +58,10 @@ _AWAY = (
     errors.IdleInTransactionSessionTimeout,
     PoolClosed,
 )
-POOL_TIMEOUT_S = 30.0
+POOL_TIMEOUT_S = 10.0
+# The pool waits longer and longer between its tries, and all requests wait with it: give up soon,
+# and let the next request try afresh.
+POOL_RECONNECT_S = 3.0
 POOL_MAX_IDLE_S = 60.0
 
 
@@ -129,6 +132,7 @@ class PostgresDatabase(Database):
             max_size=self.max_connections,
             max_idle=POOL_MAX_IDLE_S,
             timeout=POOL_TIMEOUT_S,
+            reconnect_timeout=POOL_RECONNECT_S,
             configure=self._configure,
             reset=_forget_handler,
             connection_class=_PooledConnection,
@@ -150,6 +154,7 @@ class PostgresDatabase(Database):
                 max_size=self.max_connections,
                 max_idle=POOL_MAX_IDLE_S,
                 timeout=POOL_TIMEOUT_S,
+                reconnect_timeout=POOL_RECONNECT_S,
                 configure=self._configure_async,
                 reset=_forget_handler_async,
                 connection_class=_AsyncPooledConnection,
@@ -160,14 +165,39 @@ class PostgresDatabase(Database):
         return side
 
     def run(self, step: Step[T]) -> T:
-        with self._translated(), self.pool.connection() as connection, connection.transaction():
-            return execute(step, connection)
+        with self._translated():
+            transaction = self._begin()
+            try:
+                result = transaction.run(step)
+                transaction.commit()
+            finally:
+                transaction.close()
+            return result
 
     async def run_async(self, step: Step[T]) -> T:
         with self._translated():
-            side = await self._async_side()
-            async with side.pool.connection() as connection, connection.transaction():
-                return await execute_async(step, connection)
+            transaction = await self._begin_async()
+            try:
+                result = await transaction.run(step)
+                await transaction.commit()
+            finally:
+                await transaction.close()
+            return result
+
+    def _begin(self) -> _PsycopgEffect:
+        """Begin on a pooled connection. After a restart of the server they may all be dead; that
+        comes to light here, where nothing has been done yet, so the next one is taken."""
+        for _ in range(self.max_connections):
+            with suppress(ConnectionBroken):
+                return _PsycopgEffect(self.pool)
+        return _PsycopgEffect(self.pool)
+
+    async def _begin_async(self) -> _AsyncPsycopgEffect:
+        side = await self._async_side()
+        for _ in range(self.max_connections):
+            with suppress(ConnectionBroken):
+                return await _AsyncPsycopgEffect.begin(side.pool)
+        return await _AsyncPsycopgEffect.begin(side.pool)
 
     def link(self) -> Link:
         return _PostgresLink(self)
@@ -202,14 +232,14 @@ class PostgresDatabase(Database):
     def begin_effect(self, kind: type[C]) -> Effect[C]:
         with self._translated():
             if issubclass(kind, psycopg.Connection):
-                return cast(Effect[C], _PsycopgEffect(self.pool))
+                return cast(Effect[C], self._begin())
             return SqlalchemyEffect(self.engine, kind)
 
     async def begin_effect_async(self, kind: type[C]) -> AsyncEffect[C]:
         with self._translated():
-            side = await self._async_side()
             if issubclass(kind, psycopg.AsyncConnection):
-                return cast(AsyncEffect[C], await _AsyncPsycopgEffect.begin(side.pool))
+                return cast(AsyncEffect[C], await self._begin_async())
+            side = await self._async_side()
             return await AsyncSqlalchemyEffect.begin(side.engine, kind)
 
     def close(self) -> None:
@@ -293,6 +323,10 @@ class _PostgresLink(Link):
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+class ConnectionBroken(DatabaseUnavailable):
+    """A pooled connection turned out to be dead before anything was done on it."""
 
 
 class _PsycopgEffect(Effect[PsycopgConnection]):

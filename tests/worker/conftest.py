@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy.pool import NullPool
 
 from jobq import JobQueue, State
 from jobq.models import tables_for
@@ -91,7 +92,7 @@ def postgres_site(postgres_url: str, tmp_path: Path) -> Iterator[Site]:
 
 
 def opened(url: str, folder: Path) -> Iterator[Site]:
-    engine = create_engine(url)
+    engine = create_engine(url, poolclass=NullPool)
     charges.metadata.create_all(engine)
     app = charges.app
     app._given_url = url  # the module's app, on this test's database
@@ -106,8 +107,9 @@ def opened(url: str, folder: Path) -> Iterator[Site]:
 def wait_for(is_so: Callable[[], object], what: str, site: Site | None = None) -> None:
     deadline_s = time.monotonic() + BOUND_S
     while not is_so():
-        found = f"; found {site.counts()}" if site is not None else ""
-        assert time.monotonic() < deadline_s, f"waited {BOUND_S:g} s for {what}{found}"
+        if time.monotonic() > deadline_s:
+            found = f"; found {site.counts()}" if site is not None else ""
+            pytest.fail(f"waited {BOUND_S:g} s for {what}{found}")
         time.sleep(0.02)
 
 
