@@ -1,0 +1,1 @@
+"""What jobq costs, each figure beside what the same work costs without it. See README.md."""

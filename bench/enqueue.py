@@ -1,0 +1,88 @@
+"""Enqueueing from one thread, beside bare INSERTs of the same rows into one table.
+
+Measured: `task.enqueue()` one by one, each in a transaction of its own, and `enqueue_many` of 1,000
+at once. Beside: one INSERT of one row in autocommit, and one INSERT of 1,000 from `unnest`.
+
+Fair because both start from Python values, make the JSON, write the same columns durably and return
+the ids. The peer is the least a queue can do: one table with only its primary key, on a connection
+it keeps. The ratio shows the second table (`ready`), the checked arguments, the pool, and the BEGIN
+and COMMIT.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+
+import psycopg
+
+from bench.harness import Figure, Measure, Place, alternate, compare
+from jobq import JobQueue
+
+CALLS = {1: 3_000, 1_000: 40}
+"""How often to enqueue one job, and a thousand."""
+
+CREATE = """
+CREATE TABLE queue (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, queue text NOT NULL, task text NOT NULL,
+    args json NOT NULL, priority smallint NOT NULL, max_attempts smallint NOT NULL,
+    idempotency_key uuid NOT NULL, created_at timestamptz NOT NULL, due_at timestamptz NOT NULL,
+    attempts smallint NOT NULL)
+"""
+INSERT = """
+INSERT INTO queue (queue, task, args, priority, max_attempts, idempotency_key, created_at, due_at,
+                   attempts)
+SELECT 'default', 'bench.charge', args::json, 0, 5, gen_random_uuid(), clock_timestamp(),
+       clock_timestamp(), 0
+FROM unnest(%s::text[]) AS args RETURNING id
+"""
+
+
+def run(place: Place, repeat: int) -> list[Figure]:
+    measures: dict[str, Measure] = {}
+    for jobs in CALLS:
+        measures[f"enqueue, {jobs:,} at once"] = partial(_enqueue, jobs)
+        measures[f"bare INSERT, {jobs:,} at once"] = partial(_insert, jobs)
+    names = list(measures)
+    samples = alternate(place, measures, repeat)
+    return [compare(samples, *names[:2]), compare(samples, *names[2:])]
+
+
+def _enqueue(jobs: int, url: str) -> float:
+    app = JobQueue(url)
+
+    @app.task(name="bench.charge")
+    def charge(order_id: int, cents: int) -> None:
+        """Never called: no worker runs."""
+
+    def enqueue() -> None:
+        if jobs == 1:
+            charge.enqueue(order_id=7, cents=999)
+        else:
+            app.enqueue_many([charge.request(order_id=n, cents=999) for n in range(jobs)])
+
+    rate = _rate(jobs, enqueue)
+    app.close()
+    return rate
+
+
+def _insert(jobs: int, url: str) -> float:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(CREATE)
+
+        def insert() -> None:
+            args = [json.dumps({"order_id": n, "cents": 999}) for n in range(jobs)]
+            connection.execute(INSERT, (args,)).fetchall()
+
+        return _rate(jobs, insert)
+
+
+def _rate(jobs: int, call: Callable[[], object]) -> float:
+    for _ in range(10):  # connections are opened, statements prepared
+        call()
+    began_s = perf_counter()
+    for _ in range(CALLS[jobs]):
+        call()
+    return jobs * CALLS[jobs] / (perf_counter() - began_s)

@@ -1,0 +1,181 @@
+"""What the benchmarks share: places to measure in, a drain by the real worker, ratios, a table."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Unpack
+
+import psycopg
+
+from jobq import JobQueue, JobRequest, State, schema
+from jobq.database.url import conninfo, parse_url
+from jobq.embedded import EmbeddedPostgres
+from jobq.worker import WorkerSettings
+
+Measure = Callable[[str], float]
+"""Does the work in the new, migrated database of this URL; returns how much per second."""
+
+DRAIN_TIMEOUT_S = 300.0
+SETTINGS = """
+SELECT split_part(current_setting('server_version'), ' ', 1), current_setting('fsync'),
+       current_setting('synchronous_commit')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to measure: a server, or a folder."""
+
+    describe: str
+    database: Callable[[], AbstractContextManager[str]]
+    """A new, migrated database for one measurement, so that each begins alike."""
+
+
+@contextmanager
+def postgres_place(url: str | None) -> Iterator[Place]:
+    """The server of `url`, or an embedded one with PostgreSQL's own settings."""
+    if url is None:
+        with EmbeddedPostgres() as server, postgres_place(server.url()) as place:
+            yield place
+        return
+    address = parse_url(url)
+    admin = psycopg.connect(conninfo(address), autocommit=True)
+
+    @contextmanager
+    def database() -> Iterator[str]:
+        name = f"jobq_bench_{uuid.uuid4().hex}"
+        admin.execute(f"CREATE DATABASE {name}".encode())
+        try:
+            own_url = conninfo(address.set(database=name))
+            schema.upgrade(own_url)
+            yield own_url
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+    with admin:
+        version, fsync, synchronous_commit = admin.execute(SETTINGS).fetchall()[0]
+        durability = f"fsync {fsync}, synchronous_commit {synchronous_commit}"
+        yield Place(f"PostgreSQL {version}, {durability}", database)
+
+
+@contextmanager
+def sqlite_place() -> Iterator[Place]:
+    """The temporary folder. It must be on a disk: in memory, synchronous=FULL costs nothing."""
+
+    @contextmanager
+    def database() -> Iterator[str]:
+        with tempfile.TemporaryDirectory(prefix="jobq-bench-") as folder:
+            url = f"sqlite:///{Path(folder, 'bench.db')}"
+            schema.upgrade(url)
+            yield url
+
+    yield Place(f"SQLite {sqlite3.sqlite_version}, synchronous FULL", database)
+
+
+class Progress:
+    """Counts the work done. The time begins when the first tenth of it is: so neither side pays
+    for opening connections and preparing statements."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.all_ticked = threading.Event()
+        self._count = count(1)  # its next() is atomic
+        self._began_s = 0.0
+
+    def tick(self) -> None:
+        done = next(self._count)
+        if done == self.total // 10:
+            self._began_s = time.perf_counter()
+        if done == self.total:
+            self.all_ticked.set()
+
+    def rate(self, ended_s: float) -> float:
+        return (self.total - self.total // 10) / (ended_s - self._began_s)
+
+
+def fill(app: JobQueue, requests: Sequence[JobRequest]) -> None:
+    """Enqueue, and do now what autovacuum would do at some moment of the measurement."""
+    app.enqueue_many(requests)
+    if app.url.get_backend_name() == "postgresql":
+        with psycopg.connect(conninfo(app.url), autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+
+
+def drain(
+    app: JobQueue,
+    requests: Sequence[JobRequest],
+    progress: Progress,
+    **settings: Unpack[WorkerSettings],
+) -> float:
+    """Return the jobs per second of a real worker, whose handlers tick, until all are DONE."""
+    fill(app, requests)
+    with app.worker(**settings):
+        if not progress.all_ticked.wait(DRAIN_TIMEOUT_S):
+            raise TimeoutError(f"not every job was run within {DRAIN_TIMEOUT_S:g} s")
+        ended_s = _wait_until_done(app, progress.total)
+    app.close()
+    return progress.rate(ended_s)
+
+
+def _wait_until_done(app: JobQueue, total: int) -> float:
+    """Return when the database was asked and said: a commit record for every job, no leases."""
+    deadline_s = time.perf_counter() + DRAIN_TIMEOUT_S
+    while (asked_s := time.perf_counter()) < deadline_s:
+        counts = app.database.run(app.database.store.counts())
+        if {state: jobs for state, jobs in counts.items() if jobs} == {State.DONE: total}:
+            return asked_s
+        time.sleep(0.002)
+    raise TimeoutError(f"not every job was done within {DRAIN_TIMEOUT_S:g} s: {counts}")
+
+
+def alternate(place: Place, measures: Mapping[str, Measure], repeat: int) -> dict[str, list[float]]:
+    """Measure each in turn, every other time backwards; return the samples of each."""
+    samples: dict[str, list[float]] = {name: [] for name in measures}
+    for repetition in range(repeat):
+        print(f"repetition {repetition + 1} of {repeat}", file=sys.stderr)
+        for name in list(measures)[:: -1 if repetition % 2 else 1]:
+            with place.database() as url:
+                samples[name].append(measures[name](url))
+    return samples
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the result: jobq's figure, its peer's, and the ratio of the two."""
+
+    name: str
+    value: float
+    unit: str
+    peer: str
+    peer_value: float
+    ratio: float
+    ratios: Sequence[float] = ()
+    """Those of the repetitions, in the order they ran."""
+
+
+def compare(samples: Mapping[str, Sequence[float]], name: str, peer: str) -> Figure:
+    """Pair the samples of each repetition: what slows the machine down slows both of a pair."""
+    ours, its = samples[name], samples[peer]
+    ratios = [one / other for one, other in zip(ours, its, strict=True)]
+    return Figure(name, median(ours), "jobs/s", peer, median(its), median(ratios), ratios)
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """Return the figures as aligned text."""
+    lines = [f"{'jobq':64}{'beside':50}ratio (lowest-highest)"]
+    for each in figures:
+        spread = f" ({min(each.ratios):.2f}-{max(each.ratios):.2f})" if each.ratios else ""
+        ours = f"{each.name:46}{each.value:>9,.0f} {each.unit}"
+        lines.append(f"{ours:64}{each.peer:38}{each.peer_value:>9,.0f}   {each.ratio:.2f}{spread}")
+    return "\n".join(lines)
