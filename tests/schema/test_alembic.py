@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
+import psycopg
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, text
@@ -146,7 +148,14 @@ def test_revisions_are_those_of_alembics_script_directory() -> None:
 
 def test_a_password_with_signs_of_its_own_reaches_the_server(postgres_url: str) -> None:
     """A % is Alembic's for interpolation, and a URL's for an escape."""
-    awkward = make_url(postgres_url).set(password="p%40ss%word/@:")
+    role, password = f"awkward_{uuid4().hex}", "p%40ss%word/@:"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} SUPERUSER LOGIN PASSWORD '{password}'")
+    awkward = make_url(postgres_url).set(username=role, password=password)
     rendered = awkward.render_as_string(hide_password=False)
-    assert schema.current_revision(rendered) == revisions()[-1]
-    schema.upgrade(rendered)
+    try:
+        assert schema.current_revision(rendered) == revisions()[-1]
+        schema.upgrade(rendered)
+    finally:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"DROP ROLE {role}")
