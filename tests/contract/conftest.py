@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.contract.transactions import Parties, parties_of
-from tests.invariants import assert_invariants
-from tests.shop import Shop, postgres_shop, shop, sqlite_shop
+from jobq.failure_modes.invariants import violations
+from tests.shops import parties, postgres_shop, shop, sqlite_shop
 
 SHOPS = ("shop", "postgres_shop", "sqlite_shop")
 
@@ -26,14 +25,8 @@ def invariants_hold(
     shops = [request.getfixturevalue(name) for name in SHOPS if name in request.fixturenames]
     yield
     for one in shops:
-        assert_invariants(one, is_every_commit_charged=is_every_commit_charged)
+        found = violations(one, is_every_commit_charged=is_every_commit_charged)
+        assert not found, found
 
 
-@pytest.fixture
-def parties(postgres_shop: Shop) -> Iterator[Parties]:
-    """Open transactions on the PostgreSQL shop's database."""
-    with parties_of(postgres_shop) as opened:
-        yield opened
-
-
-__all__ = ["postgres_shop", "shop", "sqlite_shop"]
+__all__ = ["parties", "postgres_shop", "shop", "sqlite_shop"]

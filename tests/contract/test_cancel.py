@@ -8,11 +8,11 @@ import pytest
 
 from jobq.commit import commit_effect_idempotent
 from jobq.errors import AlreadyCommitted, JobNotFound
+from jobq.failure_modes.shop import BOOM, LEASE_S, TASK, Shop, charge
+from jobq.failure_modes.transactions import OpenTransaction, Parties
 from jobq.protocol.states import AttemptEnd, Outcome, State
 from jobq.protocol.values import FailedAttempt, Lease
 from jobq.store.step import Step
-from tests.contract.transactions import OpenTransaction, Parties
-from tests.shop import BOOM, LEASE_S, TASK, Shop, charge
 
 
 def cancel(shop: Shop, job_id: int) -> bool:

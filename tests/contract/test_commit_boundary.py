@@ -34,6 +34,16 @@ from jobq.errors import (
     LeaseLost,
     Refusal,
 )
+from jobq.failure_modes.proxy import Cut, Proxy, proxy_to
+from jobq.failure_modes.shop import Shop
+from jobq.failure_modes.transactions import (
+    MUST_NOT_WAIT,
+    WAIT_S,
+    OpenTransaction,
+    Parties,
+    parties_of,
+    wait_until,
+)
 from jobq.protocol.states import Outcome, State
 from jobq.protocol.values import Lease, Recovered
 from tests.contract.hands import (
@@ -49,16 +59,6 @@ from tests.contract.hands import (
     on_session_kinds,
     on_sqlite_kinds,
 )
-from tests.contract.proxy import Cut, Proxy, proxy_to
-from tests.contract.transactions import (
-    MUST_NOT_WAIT,
-    WAIT_S,
-    OpenTransaction,
-    Parties,
-    parties_of,
-    wait_until,
-)
-from tests.shop import Shop
 
 SHORT_BUSY_TIMEOUT_S = 0.05
 DATABASE_ERRORS = (psycopg.Error, sqlite3.Error, sqlalchemy.exc.DBAPIError)

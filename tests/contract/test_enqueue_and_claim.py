@@ -16,11 +16,11 @@ from sqlalchemy.pool import NullPool
 
 from jobq.database.caller import run_in
 from jobq.database.url import backend_of, parse_url
+from jobq.failure_modes.shop import LEASE_S, TASK, Shop
+from jobq.failure_modes.transactions import WAIT_S, Parties
 from jobq.protocol.states import State
 from jobq.protocol.values import ClaimedJob, JobRequest
 from jobq.store.step import Step
-from tests.contract.transactions import WAIT_S, Parties
-from tests.shop import LEASE_S, TASK, Shop
 
 LONG_AGO = datetime(2001, 2, 3, 4, 5, 6, 789000, tzinfo=UTC)
 FAR_AHEAD = datetime(2101, 2, 3, 4, 5, 6, 789000, tzinfo=UTC)

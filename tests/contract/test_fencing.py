@@ -12,9 +12,9 @@ import pytest
 
 from jobq.commit import commit_effect_idempotent
 from jobq.errors import LeaseLost
+from jobq.failure_modes.shop import BOOM, LEASE_S, Shop, charge
 from jobq.protocol.states import AttemptEnd, Outcome, Stage, State
 from jobq.protocol.values import ClaimedJob, FailedAttempt, Heartbeat, Lease, Record, RefusedReport
-from tests.shop import BOOM, LEASE_S, Shop, charge
 
 # The audit tables may be written by anyone; everything else is the job's.
 TABLES = ("jobs", "scheduled", "ready", "leases", "commit_records", "attempts")

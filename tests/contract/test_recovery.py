@@ -8,10 +8,10 @@ import pytest
 
 from jobq.commit import commit_effect_idempotent
 from jobq.errors import DatabaseUnavailable, LeaseLost
+from jobq.failure_modes.shop import Shop, charge
+from jobq.failure_modes.transactions import Parties
 from jobq.protocol.states import AttemptEnd, State
 from jobq.protocol.values import Lease, Recovered
-from tests.contract.transactions import Parties
-from tests.shop import Shop, charge
 
 
 @pytest.fixture

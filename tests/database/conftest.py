@@ -1,3 +1,3 @@
-from tests.shop import postgres_shop, shop, sqlite_shop
+from tests.shops import postgres_shop, shop, sqlite_shop
 
 __all__ = ["postgres_shop", "shop", "sqlite_shop"]

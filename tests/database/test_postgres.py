@@ -17,8 +17,8 @@ from jobq.database.base import Database
 from jobq.database.open import open_database
 from jobq.database.url import parse_url
 from jobq.errors import DatabaseUnavailable
+from jobq.failure_modes.shop import Shop, charge
 from jobq.store.step import Statement, Step
-from tests.shop import Shop, charge
 
 BOUND_S = 20.0
 

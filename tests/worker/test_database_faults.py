@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from jobq import DatabaseUnavailable, JobQueue, State, schema
 from jobq.embedded import EmbeddedPostgres, StopMode
-from tests.contract.proxy import Cut, proxy_to
+from jobq.failure_modes.proxy import Cut, proxy_to
 from tests.worker.charges import charge, charge_in_session
 from tests.worker.conftest import Site, opened, wait_for
 

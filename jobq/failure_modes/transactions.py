@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import psycopg
 
 from jobq.database.execute import execute
+from jobq.failure_modes.shop import Shop
 from jobq.store.step import Step
-from tests.shop import Shop
 
 T = TypeVar("T")
 

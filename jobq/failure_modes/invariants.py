@@ -1,12 +1,14 @@
 """The invariants of the protocol as queries on the live database.
 
 Each returns the rows that violate it, whatever was done to get there; plain SQL for either
-backend. The contract suite asks them at the end of every test.
+backend. The failure modes are judged by them, and so is every contract test at its end.
 """
 
 from __future__ import annotations
 
-from tests.shop import Shop
+from typing import Any
+
+from jobq.failure_modes.shop import Shop
 
 # Lease and record together are one place: COMMITTED, not yet finalized.
 ONE_PLACE = """
@@ -75,14 +77,13 @@ ALWAYS = {
 }
 
 
-def assert_invariants(shop: Shop, *, is_every_commit_charged: bool) -> None:
-    """Fail with the rows that violate an invariant.
+def violations(shop: Shop, *, is_every_commit_charged: bool) -> dict[str, list[Any]]:
+    """Return the rows that violate an invariant, by the invariant; empty when all hold.
 
-    `is_every_commit_charged`: whether every job the test committed was to charge the ledger, so
+    `is_every_commit_charged`: whether every job that was committed was to charge the ledger, so
     that a record without its effect is a violation too.
     """
     asked = dict(ALWAYS)
     if is_every_commit_charged:
         asked["no commit record is written without its effect"] = NO_RECORD_WITHOUT_EFFECT
-    violations = {claim: rows for claim, query in asked.items() if (rows := shop.sql(query))}
-    assert not violations, violations
+    return {claim: rows for claim, query in asked.items() if (rows := shop.sql(query))}

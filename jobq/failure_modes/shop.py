@@ -1,23 +1,26 @@
 """A shop that charges its customers, driven by hand: one protocol step at a time.
 
-Tests play the parts of workers and reconcilers on connections of their own, in the order they
-choose. Nothing here waits: a lease expires because its row says so.
+The failure modes and the tests play the parts of workers and reconcilers on connections of their
+own, in the order they choose. Nothing here waits: a lease expires because its row says so.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import psycopg
-import pytest
 
+from jobq.commit import commit_effect_idempotent
 from jobq.database.base import Database
 from jobq.database.open import open_database
-from jobq.database.url import parse_url
+from jobq.database.url import conninfo, parse_url
+from jobq.embedded import EmbeddedPostgres
+from jobq.errors import Refusal
+from jobq.models import DEFAULT_SCHEMA
 from jobq.protocol.states import AttemptEnd, State
 from jobq.protocol.values import (
     AttemptError,
@@ -32,6 +35,7 @@ from jobq.protocol.values import (
     RefusedReport,
     Reported,
 )
+from jobq.store import Store
 
 TASK = "shop.charge"
 LEASE_S = 60.0
@@ -40,14 +44,35 @@ BOOM = AttemptError("ValueError", "boom", "Traceback: boom")
 
 @dataclass
 class Shop:
+    """jobq's tables and a ledger in one database, and a hand on every step."""
+
     database: Database
     url: str
+    schema: str = DEFAULT_SCHEMA
+    server: EmbeddedPostgres | None = None
+    """The database's own server, where a failure mode may stop and start it."""
 
     @classmethod
-    def open(cls, url: str) -> Shop:
-        shop = cls(open_database(parse_url(url), schema="jobq"), url)
+    def open(
+        cls, url: str, *, schema: str = DEFAULT_SCHEMA, server: EmbeddedPostgres | None = None
+    ) -> Shop:
+        """Open a migrated database and make the ledger in it."""
+        shop = cls(open_database(parse_url(url), schema=schema), url, schema, server)
         shop.sql("CREATE TABLE ledger (job_id bigint, worker text)")
         return shop
+
+    def close(self) -> None:
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def weaken(self, weakened: Callable[[Store], Store]) -> None:
+        """Go on with a store that lacks one of the protocol's guards."""
+        self.database.store = weakened(self.database.store)
 
     @property
     def is_sqlite(self) -> bool:
@@ -66,8 +91,8 @@ class Shop:
                 return connection.execute(statement.replace("jobq.", "jobq_")).fetchall()
             finally:
                 connection.close()
-        with psycopg.connect(self.url, autocommit=True) as postgres:
-            cursor = postgres.execute(statement)
+        with psycopg.connect(conninfo(self.database.url), autocommit=True) as postgres:
+            cursor = postgres.execute(statement.replace("jobq.", f"{self.schema}.").encode())
             return cursor.fetchall() if cursor.description else []
 
     # -- the steps, each in its own transaction
@@ -158,6 +183,10 @@ class Shop:
     def cancel(self, job_id: int) -> bool:
         return self.database.run(self.database.store.cancel(job_id))
 
+    def effect(self, lease: Lease, worker: str) -> OpenEffect:
+        """Open the attempt's effect transaction, as a handler on the driver's connection does."""
+        return OpenEffect(self, lease, worker)
+
     # -- what became of it
 
     def job(self, job_id: int) -> JobStatus:
@@ -182,28 +211,33 @@ class Shop:
         ]
 
 
+class OpenEffect:
+    """One attempt's effect, a statement at a time. A refused attempt does nothing more."""
+
+    def __init__(self, shop: Shop, lease: Lease, worker: str) -> None:
+        self._lease = lease
+        self._worker = worker
+        self._boundary = commit_effect_idempotent(shop.database, lease, shop.driver)
+        self.refusal: Refusal | None = None
+        try:
+            self._connection = self._boundary.__enter__()
+        except Refusal as refusal:
+            self.refusal = refusal
+
+    def charge(self) -> None:
+        if self.refusal is None:
+            charge(self._connection, self._lease, self._worker)
+
+    def commit(self) -> None:
+        if self.refusal is None:
+            self._boundary.__exit__(None, None, None)
+
+    def roll_back(self) -> None:
+        if self.refusal is None:
+            error = RuntimeError("the handler failed")
+            self._boundary.__exit__(RuntimeError, error, None)
+
+
 def charge(connection: Any, lease: Lease, worker: str) -> None:
     """The effect, on whatever connection the boundary gave."""
     connection.execute(f"INSERT INTO ledger VALUES ({lease.job_id}, '{worker}')")
-
-
-@pytest.fixture
-def postgres_shop(postgres_url: str) -> Iterator[Shop]:
-    yield from _opened(postgres_url)
-
-
-@pytest.fixture
-def sqlite_shop(sqlite_url: str) -> Iterator[Shop]:
-    yield from _opened(sqlite_url)
-
-
-@pytest.fixture
-def shop(database_url: str) -> Iterator[Shop]:
-    """The shop on either backend."""
-    yield from _opened(database_url)
-
-
-def _opened(url: str) -> Iterator[Shop]:
-    shop = Shop.open(url)
-    yield shop
-    shop.database.close()

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import make_url
 
 from jobq.database.url import conninfo, parse_url
-from tests.contract.transactions import WAIT_S
+from jobq.failure_modes.transactions import WAIT_S
 
 COMMIT = b"COMMIT\0"
 

@@ -1,0 +1,12 @@
+"""The catalogue's entries, in order. A part that is missing is found by tests/failure_modes."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from jobq.failure_modes import fm_001_duplicate_effect
+from jobq.failure_modes.catalogue import FailureMode
+
+MODULES: tuple[ModuleType, ...] = (fm_001_duplicate_effect,)
+
+FAILURE_MODES: tuple[FailureMode, ...] = tuple(module.FM for module in MODULES)
