@@ -63,5 +63,7 @@ def backend_of(url: URL) -> Backend:
 
 
 def conninfo(url: URL) -> str:
-    """Return a PostgreSQL URL as libpq reads it."""
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+    """Return a PostgreSQL URL as libpq reads it: a space in a parameter is %20 to it, never +."""
+    rendered = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    address, question_mark, parameters = rendered.partition("?")
+    return address + question_mark + parameters.replace("+", "%20")
