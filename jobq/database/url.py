@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -63,7 +64,9 @@ def backend_of(url: URL) -> Backend:
 
 
 def conninfo(url: URL) -> str:
-    """Return a PostgreSQL URL as libpq reads it: a space in a parameter is %20 to it, never +."""
-    rendered = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    address, question_mark, parameters = rendered.partition("?")
-    return address + question_mark + parameters.replace("+", "%20")
+    """Return a PostgreSQL URL as libpq's own connection string.
+
+    Not as a URL: SQLAlchemy and libpq disagree on how a space is written in one.
+    """
+    _, parameters = url.get_dialect()().create_connect_args(url)
+    return make_conninfo(**parameters)

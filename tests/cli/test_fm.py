@@ -26,7 +26,8 @@ def test_run_shows_the_harm_and_that_it_is_prevented(
 ) -> None:
     done = jobq(tmp_path, "fm", "run", "fm_001", "--database-url", empty_postgres_url)
     assert done.returncode == 0, done.stderr
-    assert "charged by A and B" in " ".join(done.stdout.split())
+    assert "1 of 1 harms reproduced" in done.stdout
+    assert "1 of 1 prevented" in done.stdout
     with psycopg.connect(empty_postgres_url) as connection:
         left = connection.execute(SCHEMAS).fetchall()
     assert left == [], "it cleans up after itself"
