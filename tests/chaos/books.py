@@ -16,6 +16,9 @@ from sqlalchemy.pool import NullPool
 from jobq.database.url import parse_url
 from jobq.models import tables_for
 
+EFFECTLESS = ("chaos.notify",)
+"""Tasks whose commit record has no row in the ledger beside it."""
+
 metadata = MetaData()
 ledger = Table(
     "chaos_ledger",
