@@ -24,7 +24,7 @@ from tests.chaos import report
 from tests.chaos.books import EFFECTLESS, make_ledger, read_books
 from tests.chaos.checker import Violation, check
 from tests.chaos.clock import shifted_environment
-from tests.chaos.history import read_histories
+from tests.chaos.history import has_history, read_histories
 from tests.chaos.processes import Slot
 from tests.chaos.report import Report
 from tests.chaos.schedule import Fault, Kind, draw_schedule
@@ -39,6 +39,7 @@ LEASE_S = 1.0
 GRACE_S = 3.0
 POLL_S = 0.1
 TICK_S = 0.02
+START_WITHIN_S = 60.0
 DRAIN_WITHIN_S = 90.0
 STOP_WITHIN_S = 15.0
 
@@ -104,6 +105,7 @@ class Chaos:
             self._wire = Wire(self._url)
             stack.callback(self._wire.close)
             self._start(stack)
+            self._wait_for_processes()
             self._strike(schedule)
             self._calm()
             drained_s = self._drain()
@@ -159,6 +161,17 @@ class Chaos:
         slot = Slot(name, command, {**own, **environment}, self._folder)
         stack.callback(slot.stop, 0)
         return slot
+
+    def _wait_for_processes(self) -> None:
+        """The schedule's clock starts when everybody is there, however slow the machine."""
+        deadline_s = time.monotonic() + START_WITHIN_S
+        slots = [*self._workers, *self._clients]
+        while missing := [slot.name for slot in slots if not has_history(self._folder, slot.name)]:
+            if time.monotonic() > deadline_s:
+                raise JobqError(
+                    f"waited {START_WITHIN_S:g} s for {missing}: {slots[0].name} says:\n{slots[0].log()}"
+                )
+            time.sleep(TICK_S)
 
     # -- the faults
 

@@ -95,6 +95,11 @@ class History:
         os.close(self._file)
 
 
+def has_history(folder: Path, role: str) -> bool:
+    """Whether a process of this role has begun."""
+    return any(folder.glob(f"{role}-*{SUFFIX}"))
+
+
 def read_histories(folder: Path) -> list[Operation]:
     """Return every process's operations, each process's in its own order."""
     return [
