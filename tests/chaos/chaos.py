@@ -168,9 +168,8 @@ class Chaos:
         slots = [*self._workers, *self._clients]
         while missing := [slot.name for slot in slots if not has_history(self._folder, slot.name)]:
             if time.monotonic() > deadline_s:
-                raise JobqError(
-                    f"waited {START_WITHIN_S:g} s for {missing}: {slots[0].name} says:\n{slots[0].log()}"
-                )
+                logs = "\n".join(slot.log() for slot in slots)
+                raise JobqError(f"waited {START_WITHIN_S:g} s for {missing} to start:\n{logs}")
             time.sleep(TICK_S)
 
     # -- the faults
