@@ -1,4 +1,5 @@
-"""`python -m tests.chaos`: a run from the command line. Exit code 1 when an invariant is broken."""
+"""`python -m tests.chaos`: a run from the command line. Exit code 1 when an invariant is broken,
+2 when there was no run."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import sys
 
 import click
 
+from jobq.errors import JobqError
 from tests.chaos.chaos import Chaos
 
 SHOWN = 20
@@ -30,14 +32,19 @@ def main(
     as_json: bool,
 ) -> None:
     """Run jobq under faults, and check what everybody was told against what is so."""
-    result = Chaos(
+    chaos = Chaos(
         seconds=seconds if hours is None else hours * 3600,
         seed=seed,
         database_url=database_url,
         naive=naive,
         keep=keep,
         tell=click.echo,
-    ).run()
+    )
+    try:
+        result = chaos.run()
+    except JobqError as error:
+        click.echo(f"the run could not be made: {error}", err=True)
+        sys.exit(2)
     for violation in result.violations[:SHOWN]:
         click.echo(f"VIOLATION {violation}")
     if len(result.violations) > SHOWN:
