@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from jobq.errors import AlreadyCommitted, JobNotFound, JobqError, LeaseLost
 from jobq.protocol.decisions import EXPIRED, Ending, ending_of, recovered
-from jobq.protocol.states import AttemptEnd, Stage, State
+from jobq.protocol.states import AttemptEnd, Outcome, Stage, State
 from jobq.protocol.values import (
     ClaimedJob,
     EndedAttempt,
@@ -115,11 +115,11 @@ class Store(ABC):
         """Return whether this attempt's commit took place, after one whose answer was lost.
 
         Locking the lease waits for the old connection's transaction to end, so the answer is
-        final.
+        final. A token is not enough to know the record by: when the attempt was buried or its
+        job cancelled meanwhile, that record bears it too.
         """
         yield from self._lock([lease])
-        record = (yield from self._records([lease])).get(lease.job_id)
-        return record is not None and record.token == lease.token
+        return (yield from self._records([lease])).get(lease.job_id) == _commit_of(lease)
 
     def complete(self, leases: Sequence[Lease]) -> Step[list[RefusedReport]]:
         """Record and finalize jobs that have no effect in this database, as a group."""
@@ -131,7 +131,7 @@ class Store(ABC):
         return [
             RefusedReport(lease, Stage.COMMIT, records.get(lease.job_id))
             for lease in missing
-            if not _is_own(records.get(lease.job_id), lease)
+            if records.get(lease.job_id) != _commit_of(lease)
         ]
 
     @abstractmethod
@@ -292,6 +292,11 @@ class Store(ABC):
 
     @abstractmethod
     def _insert_cancelled(self, lease: Lease) -> Step[bool]: ...
+
+
+def _commit_of(lease: Lease) -> Record:
+    """The record that the attempt's own commit writes."""
+    return Record(lease.token, Outcome.COMMITTED)
 
 
 def _is_own(record: Record | None, lease: Lease) -> bool:

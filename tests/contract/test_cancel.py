@@ -56,6 +56,18 @@ def test_a_running_job_is_refused_at_its_commit(shop: Shop) -> None:
     assert shop.state(job_id) is State.CANCELLED
 
 
+def test_a_running_job_without_an_effect_is_refused_when_it_returns(shop: Shop) -> None:
+    """The record of the cancel bears the attempt's token, and is not the attempt's own."""
+    job_id = shop.enqueue()
+    a = shop.claim_one("A")
+    assert shop.cancel(job_id)
+
+    (refused,) = shop.complete(a)
+
+    assert refused.reason == "already_cancelled"
+    assert shop.state(job_id) is State.CANCELLED
+
+
 def test_a_running_job_that_is_cancelled_and_fails_is_not_retried(shop: Shop) -> None:
     job_id = shop.enqueue()
     a = shop.claim_one("A")

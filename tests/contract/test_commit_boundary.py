@@ -23,7 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import jobq.commit
 import jobq.database.sqlite
-from jobq.database.base import Database
+from jobq.database.base import Database, Link
 from jobq.database.open import open_database
 from jobq.database.url import parse_url
 from jobq.errors import (
@@ -836,6 +836,41 @@ async def test_a_commit_that_never_arrived_is_settled_as_not_committed(
     assert shop.records() == []
     await charge(wired, a, kind, "A again")
     assert shop.ledger() == ["A again"]
+
+
+@pytest.mark.parametrize("fate", ["dead", "cancelled"])
+@on_postgres_kinds
+async def test_a_commit_that_never_arrived_is_not_taken_for_a_fate_that_did(
+    shop: Shop,
+    wired: Database,
+    proxy: Proxy,
+    kind: Kind,
+    fate: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While its worker asks what became of its commit, the job is buried or cancelled. Either
+    record bears the token of that attempt, and neither is its commit."""
+    job_id = shop.enqueue(max_attempts=1)
+    a = shop.claim_one("A")
+    link = wired.link
+
+    def link_when_the_fate_is_there() -> Link:
+        shop.database.run(shop.database.store.settle(a))  # waits for the old transaction's end
+        if fate == "cancelled":
+            assert shop.cancel(job_id)
+        else:
+            assert shop.recover(a).dead == (job_id,)
+        return link()
+
+    monkeypatch.setattr(wired, "link", link_when_the_fate_is_there)
+    with pytest.raises(DATABASE_ERRORS):
+        async with boundary(wired, a, kind) as hand:
+            await hand.charge(a, "A")
+            proxy.cut(Cut.BEFORE_COMMIT)
+
+    assert proxy.has_cut
+    assert shop.ledger() == []
+    assert shop.records() == [(a.token, fate)]
 
 
 # A constraint trigger that fires at COMMIT and waits there for a lock that the test holds.
