@@ -7,12 +7,14 @@ from types import ModuleType
 from jobq.failure_modes import (
     fm_001_duplicate_effect,
     fm_004_zombie_reports,
+    fm_006_recovery_on_an_old_snapshot,
 )
 from jobq.failure_modes.catalogue import FailureMode
 
 MODULES: tuple[ModuleType, ...] = (
     fm_001_duplicate_effect,
     fm_004_zombie_reports,
+    fm_006_recovery_on_an_old_snapshot,
 )
 
 FAILURE_MODES: tuple[FailureMode, ...] = tuple(module.FM for module in MODULES)
