@@ -8,6 +8,7 @@ from jobq.failure_modes import (
     fm_001_duplicate_effect,
     fm_004_zombie_reports,
     fm_006_recovery_on_an_old_snapshot,
+    fm_007_zombie_wins_after_rollback,
     fm_029_fate_race,
 )
 from jobq.failure_modes.catalogue import FailureMode
@@ -16,6 +17,7 @@ MODULES: tuple[ModuleType, ...] = (
     fm_001_duplicate_effect,
     fm_004_zombie_reports,
     fm_006_recovery_on_an_old_snapshot,
+    fm_007_zombie_wins_after_rollback,
     fm_029_fate_race,
 )
 
