@@ -9,6 +9,7 @@ from jobq.failure_modes import (
     fm_004_zombie_reports,
     fm_006_recovery_on_an_old_snapshot,
     fm_007_zombie_wins_after_rollback,
+    fm_008_savepoint_swallow,
     fm_029_fate_race,
 )
 from jobq.failure_modes.catalogue import FailureMode
@@ -18,6 +19,7 @@ MODULES: tuple[ModuleType, ...] = (
     fm_004_zombie_reports,
     fm_006_recovery_on_an_old_snapshot,
     fm_007_zombie_wins_after_rollback,
+    fm_008_savepoint_swallow,
     fm_029_fate_race,
 )
 
