@@ -11,6 +11,7 @@ from jobq.failure_modes import (
     fm_007_zombie_wins_after_rollback,
     fm_008_savepoint_swallow,
     fm_029_fate_race,
+    fm_036_commit_that_was_a_rollback,
 )
 from jobq.failure_modes.catalogue import FailureMode
 
@@ -21,6 +22,7 @@ MODULES: tuple[ModuleType, ...] = (
     fm_007_zombie_wins_after_rollback,
     fm_008_savepoint_swallow,
     fm_029_fate_race,
+    fm_036_commit_that_was_a_rollback,
 )
 
 FAILURE_MODES: tuple[FailureMode, ...] = tuple(module.FM for module in MODULES)
