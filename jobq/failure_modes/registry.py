@@ -10,6 +10,7 @@ from jobq.failure_modes import (
     fm_006_recovery_on_an_old_snapshot,
     fm_007_zombie_wins_after_rollback,
     fm_008_savepoint_swallow,
+    fm_009_ambiguous_commit,
     fm_029_fate_race,
     fm_036_commit_that_was_a_rollback,
 )
@@ -21,6 +22,7 @@ MODULES: tuple[ModuleType, ...] = (
     fm_006_recovery_on_an_old_snapshot,
     fm_007_zombie_wins_after_rollback,
     fm_008_savepoint_swallow,
+    fm_009_ambiguous_commit,
     fm_029_fate_race,
     fm_036_commit_that_was_a_rollback,
 )
