@@ -7,6 +7,7 @@ from types import ModuleType
 from jobq.failure_modes import (
     fm_001_duplicate_effect,
     fm_004_zombie_reports,
+    fm_005_crash_after_committed,
     fm_006_recovery_on_an_old_snapshot,
     fm_007_zombie_wins_after_rollback,
     fm_008_savepoint_swallow,
@@ -19,6 +20,7 @@ from jobq.failure_modes.catalogue import FailureMode
 MODULES: tuple[ModuleType, ...] = (
     fm_001_duplicate_effect,
     fm_004_zombie_reports,
+    fm_005_crash_after_committed,
     fm_006_recovery_on_an_old_snapshot,
     fm_007_zombie_wins_after_rollback,
     fm_008_savepoint_swallow,
