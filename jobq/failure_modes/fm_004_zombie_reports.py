@@ -8,6 +8,7 @@ from typing import Any
 
 from jobq.failure_modes.catalogue import FailureMode, Finding
 from jobq.failure_modes.shop import Shop
+from jobq.protocol.states import State
 from jobq.protocol.values import FailedAttempt, Heartbeat, Lease, RefusedReport, Reported
 from jobq.store import PostgresStore, SqliteStore, Store
 from jobq.store.sqlite import LEASED_TOKEN
@@ -83,22 +84,27 @@ REPORTS: dict[str, Callable[[Shop, Lease], bool]] = {
 }
 """A's last words, each with the answer whether they were refused."""
 
-HARM = {
-    "success": "a late success marked B's job done",
-    "failure": "a late failure had C run it beside B",
-    "heartbeat": "a late heartbeat renewed B's lease",
-}
-
 
 def play(shop: Shop) -> Finding:
     """Three jobs, one for each thing that A can still say when its lease is B's."""
     facts = {name: play_report(shop, report) for name, report in REPORTS.items()}
-    harms = [HARM[name] for name, seen in facts.items() if not seen["is_b_undisturbed"]]
+    harms = [
+        f"a late {name} {what_became_of_b(seen)}"
+        for name, seen in facts.items()
+        if not seen["is_b_undisturbed"]
+    ]
     return Finding(
         is_harmed=bool(harms),
         detail="; ".join(harms) or "all three late reports were refused; B did not notice",
         seen=facts,
     )
+
+
+def what_became_of_b(seen: dict[str, Any]) -> str:
+    if seen["state_while_b_works"] is State.LEASED:
+        return "renewed B's lease"
+    beside = ", and C runs it beside B" if seen["attempts_at_once"] > 1 else ""
+    return f"ended B's lease (the job is {seen['state_while_b_works']}{beside})"
 
 
 def play_report(shop: Shop, report: Callable[[Shop, Lease], bool]) -> dict[str, Any]:

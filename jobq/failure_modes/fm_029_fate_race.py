@@ -105,7 +105,11 @@ def play(shop: Shop) -> Finding:
     return Finding(
         is_harmed=bool(harms),
         detail="; ".join(f"declared {fate} and refunded, then charged" for fate in harms)
-        or "one fate each: " + " and ".join(" or ".join(seen["booked"]) for seen in facts.values()),
+        or "; ".join(
+            f"declared {fate}: {'yes' if seen['is_declared'] else 'no'}, so "
+            + ("refunded" if "refund" in seen["booked"] else "charged")
+            for fate, seen in facts.items()
+        ),
         seen=facts,
     )
 
