@@ -111,7 +111,7 @@ def reproduce(shop: Shop) -> Finding:
 FM = FailureMode(
     id="FM_006",
     title="recovery on an old snapshot",
-    invariants=("I1", "I5"),
+    invariants=("I5",),
     reproduce=reproduce,
     prevent=play,
     not_on_sqlite="recovery begins when no other transaction is writing, so there is no old "
