@@ -52,6 +52,7 @@ class Proxy:
 
     def cut(self, when: Cut) -> None:
         """Arm the proxy: the next COMMIT is the last word of its connection."""
+        self.has_cut = False
         self._armed = when
 
     def cut_all(self) -> None:

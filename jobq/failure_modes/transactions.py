@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from jobq.database.execute import execute
+from jobq.database.url import conninfo
 from jobq.failure_modes.shop import Shop
 from jobq.store.step import Step
 
@@ -34,8 +36,9 @@ class OpenTransaction:
     """One party's connection, and the transaction it holds open until `commit` or `rollback`."""
 
     def __init__(self, url: str) -> None:
+        given = str(conninfo_to_dict(url).get("options") or "")  # a search_path, say
         self._connection: psycopg.Connection[Any] = psycopg.connect(
-            url, options=f"-c lock_timeout={MUST_NOT_WAIT} -c statement_timeout={WAIT_S:g}s"
+            url, options=f"{given} -c lock_timeout={MUST_NOT_WAIT} -c statement_timeout={WAIT_S:g}s"
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="open-transaction")
         self.pid = self._connection.info.backend_pid
@@ -77,7 +80,7 @@ class Parties:
         self._opened: list[OpenTransaction] = []
 
     def open(self) -> OpenTransaction:
-        transaction = OpenTransaction(self._shop.url)
+        transaction = OpenTransaction(conninfo(self._shop.database.url))
         self._opened.append(transaction)
         return transaction
 
@@ -87,6 +90,19 @@ class Parties:
             lambda: bool(self._shop.sql(BLOCKED.format(pid=pid))[0][0]),
             f"server process {pid} to wait for a lock",
         )
+
+    def wait_until_blocked_or_done(self, pid: int, started: Future[Any]) -> bool:
+        """Return whether what was started waits for somebody else's lock, once it does or ends."""
+        is_blocked = False
+
+        def look() -> bool:
+            nonlocal is_blocked
+            is_done = started.done()  # asked first: what is done is not blocked
+            is_blocked = not is_done and bool(self._shop.sql(BLOCKED.format(pid=pid))[0][0])
+            return is_done or is_blocked
+
+        wait_until(look, f"server process {pid} to be done, or to wait for a lock")
+        return is_blocked
 
     def wait_for_blocked_by(self, pid: int) -> list[int]:
         """Return the server processes that wait for a lock of `pid`, when there are any."""
