@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from jobq.failure_modes import fm_001_duplicate_effect
+from jobq.failure_modes import fm_001_duplicate_effect, fm_010_poison_job
 from jobq.failure_modes.catalogue import FailureMode
 
-MODULES: tuple[ModuleType, ...] = (fm_001_duplicate_effect,)
+MODULES: tuple[ModuleType, ...] = (
+    fm_001_duplicate_effect,
+    fm_010_poison_job,
+)
 
 FAILURE_MODES: tuple[FailureMode, ...] = tuple(module.FM for module in MODULES)
