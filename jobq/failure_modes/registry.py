@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from jobq.failure_modes import fm_001_duplicate_effect, fm_010_poison_job
+from jobq.failure_modes import (
+    fm_001_duplicate_effect,
+    fm_010_poison_job,
+    fm_026_frozen_inside_the_effect,
+)
 from jobq.failure_modes.catalogue import FailureMode
 
 MODULES: tuple[ModuleType, ...] = (
     fm_001_duplicate_effect,
     fm_010_poison_job,
+    fm_026_frozen_inside_the_effect,
 )
 
 FAILURE_MODES: tuple[FailureMode, ...] = tuple(module.FM for module in MODULES)

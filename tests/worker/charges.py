@@ -44,6 +44,15 @@ def gated(job: Job, folder: str) -> None:
         db.execute(insert(ledger).values(job_id=job.id, charged_by=str(os.getpid())))
 
 
+@app.task(retry=Retry(base_s=0.05, cap_s=0.2))
+def gated_inside(job: Job, folder: str) -> None:
+    """Charge, say so, and commit when it may."""
+    with job.commit() as db:
+        db.execute(insert(ledger).values(job_id=job.id, charged_by=str(os.getpid())))
+        (Path(folder) / f"inside-{job.id}-{job.attempt}").touch()
+        wait_for_file(Path(folder) / "go")
+
+
 @app.task
 def never_ends(folder: str) -> None:
     (Path(folder) / "never-ends").touch()
