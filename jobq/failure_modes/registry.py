@@ -7,6 +7,7 @@ from types import ModuleType
 from jobq.failure_modes import (
     fm_001_duplicate_effect,
     fm_010_poison_job,
+    fm_011_heartbeat_starved,
     fm_026_frozen_inside_the_effect,
 )
 from jobq.failure_modes.catalogue import FailureMode
@@ -14,6 +15,7 @@ from jobq.failure_modes.catalogue import FailureMode
 MODULES: tuple[ModuleType, ...] = (
     fm_001_duplicate_effect,
     fm_010_poison_job,
+    fm_011_heartbeat_starved,
     fm_026_frozen_inside_the_effect,
 )
 
