@@ -8,6 +8,7 @@ from jobq.failure_modes import (
     fm_001_duplicate_effect,
     fm_010_poison_job,
     fm_011_heartbeat_starved,
+    fm_016_database_restart,
     fm_026_frozen_inside_the_effect,
 )
 from jobq.failure_modes.catalogue import FailureMode
@@ -16,6 +17,7 @@ MODULES: tuple[ModuleType, ...] = (
     fm_001_duplicate_effect,
     fm_010_poison_job,
     fm_011_heartbeat_starved,
+    fm_016_database_restart,
     fm_026_frozen_inside_the_effect,
 )
 
