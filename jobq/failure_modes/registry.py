@@ -8,6 +8,7 @@ from jobq.failure_modes import (
     fm_001_duplicate_effect,
     fm_010_poison_job,
     fm_011_heartbeat_starved,
+    fm_014_clock_skew,
     fm_016_database_restart,
     fm_026_frozen_inside_the_effect,
 )
@@ -17,6 +18,7 @@ MODULES: tuple[ModuleType, ...] = (
     fm_001_duplicate_effect,
     fm_010_poison_job,
     fm_011_heartbeat_starved,
+    fm_014_clock_skew,
     fm_016_database_restart,
     fm_026_frozen_inside_the_effect,
 )
