@@ -12,6 +12,7 @@ from jobq.failure_modes import (
     fm_014_clock_skew,
     fm_016_database_restart,
     fm_026_frozen_inside_the_effect,
+    fm_031_orphaned_running_jobs,
 )
 from jobq.failure_modes.catalogue import FailureMode
 
@@ -23,6 +24,7 @@ MODULES: tuple[ModuleType, ...] = (
     fm_014_clock_skew,
     fm_016_database_restart,
     fm_026_frozen_inside_the_effect,
+    fm_031_orphaned_running_jobs,
 )
 
 FAILURE_MODES: tuple[FailureMode, ...] = tuple(module.FM for module in MODULES)
