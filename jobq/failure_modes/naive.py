@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 
 from jobq.client import JobQueue
-from jobq.database.base import Database
+from jobq.failure_modes.weakened import WeakenedQueue
 from jobq.protocol.values import Lease
 from jobq.store import PostgresStore, SqliteStore, Store
 from jobq.store.sqlite import NOW
@@ -71,17 +71,6 @@ def naive_store(store: Store) -> Store:
     return NaiveSqliteStore(store.shard)
 
 
-class _NaiveQueue(JobQueue):
-    def open_database(
-        self, *, max_connections: int, idle_in_transaction_s: float | None = None
-    ) -> Database:
-        database = super().open_database(
-            max_connections=max_connections, idle_in_transaction_s=idle_in_transaction_s
-        )
-        database.store = naive_store(database.store)
-        return database
-
-
 def naive_queue(*, schema: str) -> JobQueue:
     """Return a `JobQueue` whose workers apply effects without a commit record."""
-    return _NaiveQueue(schema=schema)
+    return WeakenedQueue(naive_store, schema=schema)

@@ -1,4 +1,5 @@
-"""A wire to PostgreSQL that can be cut at COMMIT, before it arrives or after it was answered."""
+"""A wire to PostgreSQL that can be cut at COMMIT, before it arrives or after it was answered, or
+held back from listeners."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from jobq.database.url import conninfo, parse_url
 from jobq.failure_modes.transactions import WAIT_S
 
 COMMIT = b"COMMIT\0"
+LISTEN = b"LISTEN "
 
 
 class Cut(Enum):
@@ -37,6 +39,9 @@ class Proxy:
         self._host, self._port = str(server["host"]), int(server.get("port") or 5432)
         self._armed: Cut | None = None
         self.has_cut = False
+        self._is_holding = False
+        self.held_bytes = 0
+        """What the server said to listeners since `hold_listeners`."""
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -54,6 +59,11 @@ class Proxy:
         """Arm the proxy: the next COMMIT is the last word of its connection."""
         self.has_cut = False
         self._armed = when
+
+    def hold_listeners(self) -> None:
+        """From now on nothing reaches a client that has sent LISTEN, and its connection stays
+        open: what a firewall does that forgot it."""
+        self._is_holding = True
 
     def cut_all(self) -> None:
         """Cut every connection there is; new ones are let through."""
@@ -102,16 +112,21 @@ class Proxy:
         return server
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        is_listener = False
         with client, server, suppress(OSError):
             while True:
                 readable, _, _ = select.select([client, server], [], [])
                 if server in readable:
                     if not (answer := server.recv(65536)):
                         return
-                    client.sendall(answer)
+                    if is_listener and self._is_holding:
+                        self.held_bytes += len(answer)
+                    else:
+                        client.sendall(answer)
                 if client in readable:
                     if not (sent := client.recv(65536)):
                         return
+                    is_listener = is_listener or LISTEN in sent
                     if self._armed is not None and COMMIT in sent:
                         self._cut_at(self._armed, sent, client, server)
                         return

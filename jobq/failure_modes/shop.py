@@ -224,6 +224,11 @@ class OpenEffect:
         except Refusal as refusal:
             self.refusal = refusal
 
+    @property
+    def pid(self) -> int:
+        """The server process of its connection, on PostgreSQL."""
+        return int(self._connection.info.backend_pid)
+
     def charge(self) -> None:
         if self.refusal is None:
             charge(self._connection, self._lease, self._worker)

@@ -20,6 +20,7 @@ from jobq import schema
 from jobq.database.url import URL_VARIABLE, conninfo, parse_url
 from jobq.embedded import EmbeddedPostgres
 from jobq.errors import JobqError
+from jobq.failure_modes.proxy import Cut
 from tests.chaos import report
 from tests.chaos.books import EFFECTLESS, make_ledger, read_books
 from tests.chaos.checker import Violation, check
@@ -29,7 +30,6 @@ from tests.chaos.processes import Slot
 from tests.chaos.report import Report
 from tests.chaos.schedule import Fault, Kind, draw_schedule
 from tests.chaos.wire import Wire
-from tests.contract.proxy import Cut
 
 WORKERS = 4
 ENQUEUERS = 2

@@ -20,13 +20,13 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from jobq.database.url import conninfo, parse_url
+from jobq.failure_modes.proxy import Cut
+from jobq.failure_modes.transactions import WAIT_S
 from tests.chaos.chaos import Chaos, Result
 from tests.chaos.clock import shifted_environment
 from tests.chaos.history import Op
 from tests.chaos.schedule import Kind, draw_schedule
 from tests.chaos.wire import Wire
-from tests.contract.proxy import Cut
-from tests.contract.transactions import WAIT_S
 
 SECONDS = 15
 SEED = 1

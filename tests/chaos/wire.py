@@ -6,7 +6,7 @@ import socket
 import threading
 from collections import Counter, deque
 
-from tests.contract.proxy import Cut, Proxy
+from jobq.failure_modes.proxy import Cut, Proxy
 
 
 class Wire(Proxy):

@@ -37,13 +37,6 @@ def test_ids_are_unique_and_in_order() -> None:
     assert ids == sorted(set(ids))
 
 
-def test_every_scenario_in_the_package_is_registered() -> None:
-    folder = ROOT / "jobq" / "failure_modes"
-    assert {name_of(module) for module in registry.MODULES} == {
-        path.stem for path in folder.glob("fm_*.py")
-    }
-
-
 def test_every_test_module_and_page_belongs_to_a_failure_mode() -> None:
     ids = {mode.id for mode in registry.FAILURE_MODES}
     assert {path.stem for path in PAGES.glob("FM_*.md")} == ids

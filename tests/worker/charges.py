@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -44,6 +45,15 @@ def gated(job: Job, folder: str) -> None:
         db.execute(insert(ledger).values(job_id=job.id, charged_by=str(os.getpid())))
 
 
+@app.task(retry=Retry(base_s=0.05, cap_s=0.2))
+def gated_inside(job: Job, folder: str) -> None:
+    """Charge, say so, and commit when it may."""
+    with job.commit() as db:
+        db.execute(insert(ledger).values(job_id=job.id, charged_by=str(os.getpid())))
+        (Path(folder) / f"inside-{job.id}-{job.attempt}").touch()
+        wait_for_file(Path(folder) / "go")
+
+
 @app.task
 def never_ends(folder: str) -> None:
     (Path(folder) / "never-ends").touch()
@@ -61,4 +71,4 @@ def wait_for_file(path: Path) -> None:
     while not path.exists():
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"waited {BOUND_S:g} s for {path.name}")
-        time.sleep(0.01)
+        threading.Event().wait(0.01)  # libfaketime knows no time.sleep() of Python's

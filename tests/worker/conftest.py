@@ -34,14 +34,16 @@ class Site:
     folder: Path
     _stack: ExitStack = field(default_factory=ExitStack)
 
-    def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, *options: str, app: str = "tests.worker.charges:app", **environment: str
+    ) -> subprocess.Popen[bytes]:
         """Run `jobq worker` on the charges, as a user would."""
-        command = [sys.executable, "-m", "jobq", "worker", "tests.worker.charges:app"]
+        command = [sys.executable, "-m", "jobq", "worker", app]
         log = self._stack.enter_context((self.folder / "worker.log").open("ab"))
         process = subprocess.Popen(
             [*command, "--poll", "0.05", "--lease", "1", *options],
             cwd=ROOT,
-            env={**os.environ, "JOBQ_DATABASE_URL": self.url},
+            env={**os.environ, "JOBQ_DATABASE_URL": self.url, **environment},
             stdout=log,
             stderr=log,
             process_group=0,

@@ -1,0 +1,119 @@
+"""FM_016: the database restarts, and the worker with what it had in hand is lost.
+
+A failover, an upgrade, an administrator's pg_terminate_backend, a pool that used up the last
+connection slot: now and then every session of a worker ends at once, and for a while it gets no
+new one. A worker that connects when it starts dies with its first error; one that marks jobs done
+in batches forgets whose work was finished, and those jobs are done again when their leases end.
+
+jobq's worker reconnects, and sends its reports again: each is fenced by its token, so it does no
+harm twice. What was committed needs no report at all (invariants I2 and I6).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from jobq import Job, JobQueue, schema
+from jobq.embedded import EmbeddedPostgres
+from jobq.failure_modes.fm_016_database_restart import (
+    BETWEEN,
+    DONE,
+    FAULTS,
+    JOBS,
+    KILL,
+    ROLE,
+    Fault,
+    count,
+    jobq_worker,
+    one_connection_worker,
+    play,
+    prevent,
+    reproduce,
+    url_of_worker,
+)
+from jobq.failure_modes.invariants import violations
+from jobq.failure_modes.shop import TASK, Shop
+from jobq.failure_modes.transactions import WAIT_S, wait_until
+
+every_fault = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+
+
+@pytest.fixture
+def shop(postgres_server: EmbeddedPostgres) -> Iterator[Shop]:
+    schema.upgrade(postgres_server.url())
+    with Shop.open(postgres_server.url(), server=postgres_server) as shop:
+        yield shop
+
+
+def test_reproduces_a_worker_that_dies_and_forgets(shop: Shop) -> None:
+    found = reproduce(shop)
+
+    assert found.seen == {
+        "done": 0,
+        "charges": BETWEEN,
+        "forgotten": BETWEEN,
+        "is_alive": False,
+    }
+    assert found.is_harmed
+
+
+@every_fault
+def test_reproduces_it_by_each_fault(shop: Shop, fault: Fault) -> None:
+    found = play(shop, one_connection_worker, (fault,))
+
+    assert found.seen["done"] == 0
+    assert not found.seen["is_alive"]
+
+
+def test_prevented_through_all_of_them(shop: Shop) -> None:
+    found = prevent(shop)
+
+    assert found.seen == {"done": JOBS, "charges": JOBS, "forgotten": 0, "is_alive": True}
+    assert not found.is_harmed
+    assert violations(shop, is_every_commit_charged=True) == {}
+
+
+@every_fault
+def test_prevented_through_a_fault_that_comes_again_and_again(shop: Shop, fault: Fault) -> None:
+    found = play(shop, jobq_worker, (fault, fault, fault))
+
+    assert found.seen == {"done": JOBS, "charges": JOBS, "forgotten": 0, "is_alive": True}
+
+
+def test_prevented_for_what_was_finished_while_the_database_was_away(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job with no effect here is done when its report arrives; the first ones cannot."""
+    started, go_on = threading.Semaphore(0), threading.Event()
+    ended: list[int] = []
+    app = JobQueue(url_of_worker(shop))
+
+    @app.task(name=TASK)
+    def call_somebody(job: Job) -> None:
+        started.release()
+        go_on.wait(WAIT_S)
+        ended.append(job.id)
+
+    def wait_for_a_refusal() -> None:
+        caplog.clear()
+        wait_until(lambda: "too many connections" in caplog.text, "a refused connection")
+
+    jobs = app.enqueue_many([call_somebody.request() for _ in range(2)])
+    app.close()
+    with app.worker(poll_s=0.05, concurrency=2):
+        for _ in jobs:
+            assert started.acquire(timeout=WAIT_S)
+        shop.sql(f"ALTER ROLE {ROLE} CONNECTION LIMIT 0")
+        shop.sql(KILL)
+        wait_for_a_refusal()
+        go_on.set()
+        wait_until(lambda: len(ended) == 2, "both handlers to return")
+        wait_for_a_refusal()  # of their reports
+        shop.sql(f"ALTER ROLE {ROLE} CONNECTION LIMIT -1")
+        wait_until(lambda: count(shop, DONE) == 2, "the reports to arrive")
+
+    assert sorted(ended) == [job.id for job in jobs], "each ran once"
+    assert shop.sql("SELECT * FROM jobq.leases") == []
