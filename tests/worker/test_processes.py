@@ -24,7 +24,9 @@ def test_three_processes_charge_each_job_once(site: Site) -> None:
     site.wait_until_done(150)
 
     assert site.charged() == [job.id for job in jobs]
-    assert site.rows("attempts") == []
+    # Leases are a second long here: where the machine is slow, a reconciler may be the one that
+    # finalizes. No attempt ended in any other way.
+    assert {row["outcome"] for row in site.rows("attempts")} <= {AttemptEnd.HEALED}
 
 
 def test_sigterm_lets_the_handler_finish_and_gives_the_rest_back(site: Site) -> None:
