@@ -30,6 +30,10 @@ class Op(StrEnum):
     """The handler is inside its commit boundary and about to write."""
     COMMIT = "commit"
     """What the commit boundary answered."""
+    FAIL = "fail"
+    """The worker reported that the attempt failed."""
+    HEARTBEAT = "heartbeat"
+    """Whether the lease was held; `fate` when its job was cancelled."""
     CANCEL = "cancel"
 
 

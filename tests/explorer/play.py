@@ -1,0 +1,257 @@
+"""One schedule: its moves are taken one by one, each as somebody chose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import psycopg
+
+from jobq.store.step import Statement
+from tests.explorer.programs import Cast, End, Program, Told, Unseen
+from tests.explorer.stage import PATIENCE_S, Slot, Stage, State
+
+NAMES = "abc"
+
+
+class Kind(StrEnum):
+    """What happens when it is an actor's turn."""
+
+    STEP = ""
+    CRASH = "crash"
+    """Its connection is dropped, and it never comes back."""
+    LOST = "lost"
+    """Its COMMIT takes place, and the answer is lost."""
+    LOST_UNDONE = "lost-undone"
+    """Its COMMIT does not take place, and the answer is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    actor: str
+    kind: Kind = Kind.STEP
+
+    def __str__(self) -> str:
+        return f"{self.actor}:{self.kind}" if self.kind else self.actor
+
+    @classmethod
+    def parse(cls, told: str) -> Choice:
+        actor, _, kind = told.partition(":")
+        return cls(actor, Kind(kind))
+
+
+Schedule = tuple[Choice, ...]
+
+
+def schedule_of(told: str) -> Schedule:
+    """Read a schedule as a report prints it: "a a b b:crash a"."""
+    return tuple(Choice.parse(one) for one in told.split())
+
+
+@dataclass
+class Part:
+    """An actor in the middle of its program."""
+
+    number: int
+    name: str
+    program: Program[None]
+    slot: Slot
+    next: Statement | End | None = None
+    """Its next move; None when it has none left, or waits."""
+    waiting: asyncio.Task[Any] | None = None
+    """A statement that waits for somebody's lock."""
+    waits_since: State = ()
+    """What was committed when that statement began: the snapshot it will go on with."""
+    log: list[object] = field(default_factory=list)
+    """All that it was told, on which alone its next move depends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """All that what happens next can depend on.
+
+    The committed rows, without their times, of which only the order matters. For each actor, what
+    it was told so far: its next move, its locals and the rows that it has locked follow from that,
+    since every locking statement of the store returns or counts what it locks. What its open
+    transaction has written, which is how it sees the rows. And for a statement that waits, the
+    committed rows of its snapshot; every other one will see those of its own beginning, because
+    transactions are READ COMMITTED.
+    """
+
+    state: State
+    told: tuple[tuple[object, ...], ...]
+    sees: tuple[State, ...]
+    snapshots: tuple[State, ...]
+    faults: int
+
+
+class Play:
+    """A schedule under way."""
+
+    def __init__(
+        self, stage: Stage, shard: int, cast: Cast, programs: Sequence[Program[None]], faults: int
+    ) -> None:
+        self.cast = cast
+        self.errors: list[str] = []
+        """What the actors raised. Nothing here may."""
+        self.told: list[str] = []
+        """The moves so far, for people."""
+        self._stage = stage
+        self.shard = shard
+        self._faults = faults
+        self._parts = {
+            NAMES[number]: Part(number, NAMES[number], program, stage.slots[number])
+            for number, program in enumerate(programs)
+        }
+
+    async def begin(self) -> None:
+        for part in self._parts.values():
+            await self._go_on(part, None)
+
+    @property
+    def is_over(self) -> bool:
+        return not any(part.next for part in self._parts.values())
+
+    @property
+    def is_deadlocked(self) -> bool:
+        return self.is_over and any(part.waiting for part in self._parts.values())
+
+    def choices(self) -> list[Choice]:
+        able = [part for part in self._parts.values() if part.next is not None]
+        choices = [Choice(part.name) for part in able]
+        if self._faults:
+            choices += [Choice(part.name, Kind.CRASH) for part in able]
+            for part in able:
+                if part.next is End.COMMIT:
+                    choices += [Choice(part.name, Kind.LOST), Choice(part.name, Kind.LOST_UNDONE)]
+        return choices
+
+    async def moment(self) -> Moment:
+        parts = self._parts.values()
+        return Moment(
+            await self._stage.state(self.shard),
+            tuple(tuple(part.log) for part in parts),
+            tuple([await self._seen_by(part) for part in parts]),
+            tuple(part.waits_since for part in parts),
+            self._faults,
+        )
+
+    async def _seen_by(self, part: Part) -> State:
+        if not part.slot.is_open or part.waiting is not None:
+            return ()
+        return await self._stage.state(self.shard, part.slot)
+
+    async def take(self, choice: Choice, *, drops: bool = False) -> None:
+        """Make the move. `drops`: a crash drops the connection, where otherwise it only rolls back,
+        which is what the server does when it finds a connection gone."""
+        part = self._parts[choice.actor]
+        move, part.next = part.next, None
+        assert move is not None, f"{choice} cannot move"
+        self._faults -= choice.kind is not Kind.STEP
+        self.told.append(f"{choice}: {_described(move)}")
+        if choice.kind is Kind.CRASH:
+            part.program.close()
+            part.log.append("crashed")
+            if drops:
+                await self._stage.drop(part.number)
+                part.slot = self._stage.slots[part.number]
+            else:
+                part.slot.end("ROLLBACK")
+        elif isinstance(move, End):
+            takes_place = move is End.COMMIT and choice.kind is not Kind.LOST_UNDONE
+            part.slot.end("COMMIT" if takes_place else "ROLLBACK")
+            told = Told.COMMITTED if choice.kind is Kind.STEP else Told.NOTHING
+            await self._go_on(part, told)
+        else:
+            part.waiting = asyncio.ensure_future(part.slot.run(move))
+        for other in self._parts.values():
+            await self._settle(other)
+
+    async def end(self) -> None:
+        """Leave the stage as it was found, wherever the schedule was left."""
+        for part in self._parts.values():
+            part.program.close()
+            if part.waiting is not None:
+                await part.slot.connection.cancel_safe()
+                with suppress(psycopg.Error):
+                    await part.waiting
+                part.waiting = None
+        for part in self._parts.values():
+            part.slot.end("ROLLBACK")
+
+    async def _settle(self, part: Part) -> None:
+        """Wait until its statement is answered, or waits for somebody's lock."""
+        while part.waiting is not None:
+            done, _ = await asyncio.wait({part.waiting}, timeout=PATIENCE_S)
+            if not done and await self._stage.is_blocked(part.slot):
+                # The rows it wrote before cannot be asked for; they followed from what it was told.
+                part.waits_since = part.waits_since or await self._stage.state(self.shard)
+                return
+            if done:
+                waiting, part.waiting, part.waits_since = part.waiting, None, ()
+                try:
+                    rows = waiting.result()
+                except psycopg.Error as error:
+                    self._give_up(part, error)
+                else:
+                    await self._go_on(part, rows)
+
+    async def _go_on(self, part: Part, told: Any) -> None:
+        """Tell the program what became of its move, and get the next."""
+        part.log.append((_comparable(told), part.slot.count))
+        self._stage.statements += 1
+        try:
+            move = next(part.program) if told is None else part.program.send(told)
+            while isinstance(move, Unseen):
+                rows = await part.slot.run(move.statement)
+                self._stage.statements += 1
+                part.log.append((_comparable(rows), part.slot.count))
+                move = part.program.send(rows)
+        except StopIteration:
+            assert not part.slot.is_open, f"{part.name} left its transaction open"
+        except Exception as error:  # noqa: BLE001 - whatever an actor raises is a finding
+            self._give_up(part, error)
+        else:
+            part.next = move
+
+    def _give_up(self, part: Part, error: Exception) -> None:
+        self.errors.append(f"{part.name} raised {type(error).__name__}: {error}")
+        part.log.append(type(error).__name__)
+        part.program.close()
+        part.slot.end("ROLLBACK")
+
+
+async def play_alone(slot: Slot, program: Program[Any]) -> Any:
+    """Run a program to its end, with nobody in its way."""
+    told: Any = None
+    while True:
+        try:
+            move = next(program) if told is None else program.send(told)
+        except StopIteration as end:
+            return end.value
+        if isinstance(move, End):
+            slot.end(move.value)
+            told = Told.COMMITTED
+        else:
+            told = await slot.run(move.statement if isinstance(move, Unseen) else move)
+
+
+def _comparable(told: Any) -> object:
+    """Rows without what differs from one run to the next: times and random keys."""
+    if isinstance(told, list):
+        return tuple(
+            tuple(
+                value if isinstance(value, (int, str, bool)) else type(value).__name__
+                for value in row
+            )
+            for row in told
+        )
+    return told
+
+
+def _described(move: Statement | End) -> str:
+    return move.value if isinstance(move, End) else " ".join(move.sql.split())[:70]
