@@ -86,7 +86,9 @@ def effect_iff_record(evidence: Evidence) -> Iterator[Violation]:
             if commit.answer is Answer.ACKNOWLEDGED and not is_there:
                 record = evidence.records.get(job)
                 yield Violation("I2", job, f"a commit was acknowledged, record {record}", (commit,))
-            if commit.answer is Answer.FAILED and is_there:
+            entered = [one for one in evidence.of(job, Op.EFFECT) if one.token == commit.token]
+            # Of several entries of one attempt, another than this one may have committed.
+            if commit.answer is Answer.FAILED and is_there and len(entered) <= 1:
                 yield Violation("I2", job, "a commit failed, and its record is there", (commit,))
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 
 from jobq.protocol.values import Lease
 from jobq.store import Store
 from jobq.store.postgres import PostgresStore
 from tests.chaos.checker import check
-from tests.chaos.history import Op
+from tests.chaos.history import Answer, Op
 from tests.explorer import programs
-from tests.explorer.play import Choice, Moment, Play, Schedule, play_alone
+from tests.explorer.play import Moment, Play, Schedule, play_alone
 from tests.explorer.programs import NOTIFY, Cast
 from tests.explorer.scenes import Space
 from tests.explorer.stage import Stage, State, books_of
@@ -34,7 +33,7 @@ Weaken = Callable[[PostgresStore], Store]
 class Finding:
     """A schedule at whose end an invariant is broken."""
 
-    space: Space
+    space: str
     schedule: Schedule
     what: tuple[str, ...]
     moves: tuple[str, ...]
@@ -43,7 +42,7 @@ class Finding:
         told = "\n".join(f"    {move}" for move in self.moves)
         schedule = " ".join(map(str, self.schedule))
         broken = "\n  ".join(self.what)
-        return f'{self.space}\n  schedule "{schedule}"\n{told}\n  {broken}'
+        return f'--space "{self.space}" --schedule "{schedule}"\n{told}\n  {broken}'
 
 
 @dataclass
@@ -64,6 +63,15 @@ class Report:
         self.statements += other.statements
         self.seconds += other.seconds
         self.findings += other.findings
+
+    def __str__(self) -> str:
+        played = self.schedules + self.met
+        rate = played / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.schedules} schedules to their end, {self.met} to a moment met before, "
+            f"{self.statements} statements in {self.seconds:.1f} s ({rate:.0f} a second), "
+            f"{len(self.findings)} violations"
+        )
 
     @property
     def shortest(self) -> Finding | None:
@@ -95,29 +103,29 @@ class Explorer:
         while waiting and (stops_at is None or len(report.findings) < stops_at):
             prefix = waiting.pop()
             play = await self._begin(space, faults)
-            taken: list[Choice] = []
-            is_met = False
-            for depth in count():
-                if self._merges and depth >= len(prefix) and not play.is_over:
-                    moment = await play.moment()
-                    if is_met := moment in moments:
-                        break
-                    moments.add(moment)
-                if play.is_over:
-                    break
-                choice = prefix[depth] if depth < len(prefix) else None
-                if choice is None:
-                    choice, *others = play.choices()
-                    waiting += [(*taken, other) for other in others]
+            for choice in prefix:
                 await play.take(choice, drops=self._drops)
-                taken.append(choice)
+            what: tuple[str, ...] = ()
+            is_met = False
+            while not (play.is_over or what or is_met):
+                if self._merges:
+                    moment = await play.moment()
+                    is_met = moment in moments
+                    moments.add(moment)
+                    what = self._broken(space, play.cast, moment.state, is_at_rest=False)
+                if not is_met and not what:
+                    choice, *others = play.choices()
+                    waiting += [(*play.taken, other) for other in others]
+                    await play.take(choice, drops=self._drops)
             if is_met:
                 report.met += 1
                 await play.end()
-                continue
-            report.schedules += 1
-            if what := await self._judge(space, play, report.ends):
-                report.findings.append(Finding(space, tuple(taken), what, tuple(play.told)))
+            else:
+                report.schedules += 1
+                if what := what or await self._judge(space, play, report.ends):
+                    told = tuple(play.told)
+                    report.findings.append(Finding(str(space), tuple(play.taken), what, told))
+                await play.end()
         report.seconds = time.monotonic() - began_s
         report.statements = self._stage.statements - statements
         return report
@@ -128,9 +136,8 @@ class Explorer:
         for choice in schedule:
             assert choice in play.choices(), f"{choice} is not possible after {play.told}"
             await play.take(choice, drops=self._drops)
-        assert play.is_over, f"the schedule ends before its actors do: {play.choices()}"
         what = await self._judge(space, play, set())
-        return Finding(space, schedule, what, tuple(play.told)) if what else None
+        return Finding(str(space), schedule, what, tuple(play.told)) if what else None
 
     async def _begin(self, space: Space, faults: int) -> Play:
         shard = await self._stage.begin()
@@ -144,11 +151,14 @@ class Explorer:
             for lease in cast.leases[holder]:
                 _tell_start(cast, holder, lease)
         play = Play(self._stage, shard, cast, [role.actor(cast) for role in space.roles], faults)
-        await play.begin()
+        play.begin()
         return play
 
     async def _judge(self, space: Space, play: Play, ends: set[Moment]) -> tuple[str, ...]:
-        """Check the invariants where the schedule ended, and again when recovery has run."""
+        """Check the invariants where the schedule ended, and again when recovery has run.
+
+        Where actors were still in the middle of something, they are crashed.
+        """
         if play.is_deadlocked:
             await play.end()
             return ("no two steps deadlock: nobody can move", *play.errors)
@@ -201,4 +211,4 @@ def _tell_start(cast: Cast, who: str, lease: Lease) -> None:
     if not any(one.op is Op.START for one in given):
         (claim,) = (one for one in given if one.op is Op.CLAIM)
         facts = {"job": claim.job, "token": claim.token, "attempt": claim.attempt}
-        cast.tell(who, Op.START, **facts)
+        cast.tell(who, Op.START, Answer.NONE, **facts)

@@ -75,16 +75,17 @@ class Moment:
     """All that what happens next can depend on.
 
     The committed rows, without their times, of which only the order matters. For each actor, what
-    it was told so far: its next move, its locals and the rows that it has locked follow from that,
-    since every locking statement of the store returns or counts what it locks. What its open
-    transaction has written, which is how it sees the rows. And for a statement that waits, the
-    committed rows of its snapshot; every other one will see those of its own beginning, because
-    transactions are READ COMMITTED.
+    it was told so far: from this follow its next move and its locals, and, together with the
+    committed rows, what its open transaction has written and locked. For a statement of the store
+    returns or counts the rows that it touches, or touches the leases that it was named: those that
+    it found are still among the committed rows, where it keeps others from removing them, and
+    those that it did not find never come back, since no token is given twice. And for a statement
+    that waits, the committed rows of its snapshot; every other one will see those of its own
+    beginning, because transactions are READ COMMITTED.
     """
 
     state: State
     told: tuple[tuple[object, ...], ...]
-    sees: tuple[State, ...]
     snapshots: tuple[State, ...]
     faults: int
 
@@ -98,6 +99,7 @@ class Play:
         self.cast = cast
         self.errors: list[str] = []
         """What the actors raised. Nothing here may."""
+        self.taken: list[Choice] = []
         self.told: list[str] = []
         """The moves so far, for people."""
         self._stage = stage
@@ -108,9 +110,9 @@ class Play:
             for number, program in enumerate(programs)
         }
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         for part in self._parts.values():
-            await self._go_on(part, None)
+            self._go_on(part, None)
 
     @property
     def is_over(self) -> bool:
@@ -126,7 +128,7 @@ class Play:
         if self._faults:
             choices += [Choice(part.name, Kind.CRASH) for part in able]
             for part in able:
-                if part.next is End.COMMIT:
+                if part.next is End.COMMIT_OR_ASK:
                     choices += [Choice(part.name, Kind.LOST), Choice(part.name, Kind.LOST_UNDONE)]
         return choices
 
@@ -135,15 +137,9 @@ class Play:
         return Moment(
             await self._stage.state(self.shard),
             tuple(tuple(part.log) for part in parts),
-            tuple([await self._seen_by(part) for part in parts]),
             tuple(part.waits_since for part in parts),
             self._faults,
         )
-
-    async def _seen_by(self, part: Part) -> State:
-        if not part.slot.is_open or part.waiting is not None:
-            return ()
-        return await self._stage.state(self.shard, part.slot)
 
     async def take(self, choice: Choice, *, drops: bool = False) -> None:
         """Make the move. `drops`: a crash drops the connection, where otherwise it only rolls back,
@@ -152,6 +148,7 @@ class Play:
         move, part.next = part.next, None
         assert move is not None, f"{choice} cannot move"
         self._faults -= choice.kind is not Kind.STEP
+        self.taken.append(choice)
         self.told.append(f"{choice}: {_described(move)}")
         if choice.kind is Kind.CRASH:
             part.program.close()
@@ -162,12 +159,12 @@ class Play:
             else:
                 part.slot.end("ROLLBACK")
         elif isinstance(move, End):
-            takes_place = move is End.COMMIT and choice.kind is not Kind.LOST_UNDONE
-            part.slot.end("COMMIT" if takes_place else "ROLLBACK")
+            is_undone = move is End.ROLLBACK or choice.kind is Kind.LOST_UNDONE
+            part.slot.end("ROLLBACK" if is_undone else "COMMIT")
             told = Told.COMMITTED if choice.kind is Kind.STEP else Told.NOTHING
-            await self._go_on(part, told)
+            self._go_on(part, told)
         else:
-            part.waiting = asyncio.ensure_future(part.slot.run(move))
+            self._start(part, move)
         for other in self._parts.values():
             await self._settle(other)
 
@@ -183,12 +180,15 @@ class Play:
         for part in self._parts.values():
             part.slot.end("ROLLBACK")
 
+    def _start(self, part: Part, statement: Statement) -> None:
+        self._stage.statements += 1
+        part.waiting = asyncio.ensure_future(part.slot.run(statement))
+
     async def _settle(self, part: Part) -> None:
         """Wait until its statement is answered, or waits for somebody's lock."""
         while part.waiting is not None:
             done, _ = await asyncio.wait({part.waiting}, timeout=PATIENCE_S)
             if not done and await self._stage.is_blocked(part.slot):
-                # The rows it wrote before cannot be asked for; they followed from what it was told.
                 part.waits_since = part.waits_since or await self._stage.state(self.shard)
                 return
             if done:
@@ -198,25 +198,22 @@ class Play:
                 except psycopg.Error as error:
                     self._give_up(part, error)
                 else:
-                    await self._go_on(part, rows)
+                    self._go_on(part, rows)
 
-    async def _go_on(self, part: Part, told: Any) -> None:
+    def _go_on(self, part: Part, told: Any) -> None:
         """Tell the program what became of its move, and get the next."""
         part.log.append((_comparable(told), part.slot.count))
-        self._stage.statements += 1
         try:
             move = next(part.program) if told is None else part.program.send(told)
-            while isinstance(move, Unseen):
-                rows = await part.slot.run(move.statement)
-                self._stage.statements += 1
-                part.log.append((_comparable(rows), part.slot.count))
-                move = part.program.send(rows)
         except StopIteration:
             assert not part.slot.is_open, f"{part.name} left its transaction open"
         except Exception as error:  # noqa: BLE001 - whatever an actor raises is a finding
             self._give_up(part, error)
         else:
-            part.next = move
+            if isinstance(move, Unseen):
+                self._start(part, move.statement)
+            else:
+                part.next = move
 
     def _give_up(self, part: Part, error: Exception) -> None:
         self.errors.append(f"{part.name} raised {type(error).__name__}: {error}")
@@ -234,7 +231,7 @@ async def play_alone(slot: Slot, program: Program[Any]) -> Any:
         except StopIteration as end:
             return end.value
         if isinstance(move, End):
-            slot.end(move.value)
+            slot.end("ROLLBACK" if move is End.ROLLBACK else "COMMIT")
             told = Told.COMMITTED
         else:
             told = await slot.run(move.statement if isinstance(move, Unseen) else move)
@@ -254,4 +251,4 @@ def _comparable(told: Any) -> object:
 
 
 def _described(move: Statement | End) -> str:
-    return move.value if isinstance(move, End) else " ".join(move.sql.split())[:70]
+    return move.name if isinstance(move, End) else " ".join(move.sql.split())[:70]

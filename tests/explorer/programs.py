@@ -45,7 +45,9 @@ MAX_REPEATS = 2
 """How often a report is repeated while somebody else has the lease locked. A worker goes on for
 ever; here the rest of its life is the reconciler's business."""
 
-LEDGER = "CREATE TABLE explorer_ledger (shard int, job_id bigint, token bigint, worker text)"
+LEDGER = """
+CREATE TABLE IF NOT EXISTS explorer_ledger (shard int, job_id bigint, token bigint, worker text)
+"""
 INSERT_EFFECT = """
 INSERT INTO explorer_ledger VALUES (%(shard)s, %(job_id)s, %(token)s, %(worker)s)
 """
@@ -55,6 +57,8 @@ class End(Enum):
     """The move that ends a transaction."""
 
     COMMIT = "COMMIT"
+    """Where its answer is lost the actor gives up: as if it had crashed, before or after it."""
+    COMMIT_OR_ASK = "COMMIT, and go on when its answer is lost"
     ROLLBACK = "ROLLBACK"
 
 
@@ -97,19 +101,26 @@ class Cast:
     def tell_claim(self, who: str, claimed: ClaimedJob, *, is_started: bool = True) -> None:
         lease = claimed.lease
         facts = {"job": lease.job_id, "token": lease.token, "attempt": claimed.attempt}
-        self.tell(who, Op.CLAIM, **facts)
+        self.tell(who, Op.CLAIM, Answer.NONE, **facts)
         if is_started:
-            self.tell(who, Op.START, **facts)
+            self.tell(who, Op.START, Answer.NONE, **facts)
 
 
 Actor = Callable[[Cast], Program[None]]
 
 
-def in_transaction(step_of: Callable[[], Step[T]]) -> Program[T]:
+def in_transaction(step: Step[T]) -> Program[T]:
+    """Run a step in a transaction of its own."""
+    result = yield from step
+    yield End.COMMIT
+    return result
+
+
+def until_answered(step_of: Callable[[], Step[T]]) -> Program[T]:
     """Run a step in a transaction of its own, again for as long as its answer is lost."""
     while True:
         result = yield from step_of()
-        if (yield End.COMMIT) is Told.COMMITTED:
+        if (yield End.COMMIT_OR_ASK) is Told.COMMITTED:
             return result
 
 
@@ -152,6 +163,7 @@ def apply_effect(cast: Cast, who: str, lease: Lease) -> Program[None]:
 
 def commit_effect(cast: Cast, who: str, lease: Lease) -> Program[Reports]:
     """The boundary, as `jobq.commit.commit_effect_idempotent` runs it; return what to report."""
+    cast.tell(who, Op.EFFECT, job=lease.job_id, token=lease.token)
     reports = Reports()
     try:
         yield from cast.store.commit_record(lease)
@@ -169,8 +181,8 @@ def commit_effect(cast: Cast, who: str, lease: Lease) -> Program[Reports]:
     is_whole = yield from unseen(cast.store.confirm_record(lease))
     if not is_whole:
         yield End.ROLLBACK
-    elif (yield End.COMMIT) is Told.NOTHING:
-        is_whole = yield from in_transaction(lambda: cast.store.settle(lease))
+    elif (yield End.COMMIT_OR_ASK) is Told.NOTHING:
+        is_whole = yield from until_answered(lambda: cast.store.settle(lease))
     _tell_commit(cast, who, lease, Answer.ACKNOWLEDGED if is_whole else Answer.FAILED)
     if is_whole:
         reports.add(Committed(lease))
@@ -191,7 +203,7 @@ def fail(cast: Cast, who: str, leases: Sequence[Lease]) -> Program[None]:
 
 def deliver(cast: Cast, who: str, reports: Reports) -> Program[None]:
     for _ in range(MAX_REPEATS):
-        sent = yield from in_transaction(partial(reports.send, cast.store, who))
+        sent = yield from until_answered(partial(reports.send, cast.store, who))
         refused = {report.lease: report for report in sent.refused}
         for lease in reports.returned:
             if lease in refused:
@@ -205,7 +217,7 @@ def deliver(cast: Cast, who: str, reports: Reports) -> Program[None]:
 
 def claim_and_attempt(cast: Cast, who: str) -> Program[None]:
     """A worker's whole life: it takes what is ready, runs it and reports."""
-    claimed = yield from in_transaction(lambda: claim(cast, who))
+    claimed = yield from in_transaction(claim(cast, who))
     for job in claimed:
         cast.tell_claim(who, job)
         yield from attempt(cast, who, job.lease)
@@ -235,13 +247,13 @@ def _charge(store: Store, lease: Lease, who: str) -> Statement:
 
 
 def release(cast: Cast, who: str, leases: Sequence[Lease]) -> Program[None]:
-    yield from in_transaction(lambda: cast.store.release(leases))
+    yield from in_transaction(cast.store.release(leases))
 
 
 def heartbeat(cast: Cast, who: str, leases: Sequence[Lease]) -> Program[None]:
     for lease in leases:
         cast.tell(who, Op.HEARTBEAT, job=lease.job_id, token=lease.token)
-    beat = yield from in_transaction(lambda: cast.store.heartbeat(who, leases, LONG_S))
+    beat = yield from in_transaction(cast.store.heartbeat(who, leases, LONG_S))
     for lease in beat.cancelled:
         facts = {"job": lease.job_id, "token": lease.token, "fate": "cancelled"}
         cast.tell(who, Op.HEARTBEAT, Answer.TRUE, **facts)
@@ -256,21 +268,21 @@ def finalize(cast: Cast, who: str, leases: Sequence[Lease]) -> Program[None]:
 
 def reconcile(cast: Cast, who: str) -> Program[None]:
     """One pass of a worker's recovery: expired leases, then jobs that are due again."""
-    yield from in_transaction(lambda: cast.store.reconcile(10, lambda _: 0.0))
+    yield from in_transaction(cast.store.reconcile(10, lambda _: 0.0))
     yield from promote(cast)
 
 
 def promote(cast: Cast) -> Program[None]:
-    yield from in_transaction(lambda: cast.store.promote(10))
+    yield from in_transaction(cast.store.promote(10))
 
 
 def reconcile_nothing(cast: Cast) -> Program[None]:
     """A pass while the only leases are live ones: they are nobody's to take."""
-    recovered = yield from in_transaction(lambda: cast.store.reconcile(10, lambda _: 0.0))
+    recovered = yield from in_transaction(cast.store.reconcile(10, lambda _: 0.0))
     taken = {*recovered.retried, *recovered.dead}
     assert not taken, f"I4: jobs {taken} were taken from a live lease"
 
 
 def cancel(cast: Cast, who: str, job: int) -> Program[None]:
-    is_cancelled = yield from in_transaction(lambda: cast.store.cancel(job))
+    is_cancelled = yield from in_transaction(cast.store.cancel(job))
     cast.tell(who, Op.CANCEL, Answer.TRUE if is_cancelled else Answer.FALSE, job=job)

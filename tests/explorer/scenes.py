@@ -67,13 +67,13 @@ def _enqueue(cast: Cast, scene_jobs: int, max_attempts: int) -> Program[None]:
     requests = [
         JobRequest(cast.task, "{}", QUEUE, 0, max_attempts, None, 0.0) for _ in range(scene_jobs)
     ]
-    cast.jobs = yield from in_transaction(lambda: cast.store.enqueue(requests))
+    cast.jobs = yield from in_transaction(cast.store.enqueue(requests))
     keys = tuple(f"job {job}" for job in cast.jobs)
     cast.tell("setup", Op.ENQUEUE, Answer.ACKNOWLEDGED, keys=keys, jobs=tuple(cast.jobs))
 
 
 def _claim(cast: Cast, who: str, lease_s: float = ALREADY_EXPIRED_S) -> Program[list[ClaimedJob]]:
-    claimed = yield from in_transaction(lambda: programs.claim(cast, who, lease_s))
+    claimed = yield from in_transaction(programs.claim(cast, who, lease_s))
     cast.leases[who] = [job.lease for job in claimed]
     for job in claimed:
         cast.tell_claim(who, job, is_started=False)
@@ -97,12 +97,12 @@ def held(cast: Cast, max_attempts: int) -> Program[None]:
 
 def taken_back(cast: Cast, max_attempts: int) -> Program[None]:
     yield from leased(cast, max_attempts)
-    yield from in_transaction(lambda: cast.store.reconcile(10, lambda _: 0.0))
+    yield from in_transaction(cast.store.reconcile(10, lambda _: 0.0))
 
 
 def zombie(cast: Cast, max_attempts: int) -> Program[None]:
     yield from taken_back(cast, max_attempts)
-    yield from in_transaction(lambda: cast.store.promote(10))
+    yield from in_transaction(cast.store.promote(10))
     yield from _claim(cast, "B")
 
 
@@ -116,32 +116,27 @@ def committed(cast: Cast, max_attempts: int) -> Program[None]:
 # -- the roles
 
 
-def _of(cast: Cast, holder: str) -> list[Lease]:
-    return cast.leases[holder]
-
-
-def _holder(holder: str, *, is_charge: bool = True) -> tuple[Role, ...]:
+def _holder(holder: str) -> tuple[Role, ...]:
     """What the process that holds (or held) a lease may be about to do with it."""
 
     def run(cast: Cast) -> Program[None]:
-        return programs.attempt(cast, holder, _of(cast, holder)[0])
+        return programs.attempt(cast, holder, cast.leases[holder][0])
 
     def with_leases(do: Callable[[Cast, str, Sequence[Lease]], Program[None]]) -> Actor:
-        return lambda cast: do(cast, holder, _of(cast, holder))
+        return lambda cast: do(cast, holder, cast.leases[holder])
 
     releases = f"{holder} releases"
     unstarted = frozenset({releases})
-    attempt = Role(f"{holder} runs", run, runs=holder, not_with=unstarted)
-    if not is_charge:
-        return (attempt,)
     return (
-        attempt,
+        Role(f"{holder} runs", run, runs=holder, not_with=unstarted),
         Role(f"{holder} fails", with_leases(programs.fail), runs=holder, not_with=unstarted),
         Role(releases, with_leases(programs.release), not_with=unstarted),
         Role(f"{holder} beats", with_leases(programs.heartbeat)),
     )
 
 
+A_RUNS, A_FAILS, A_RELEASES, A_BEATS = _holder("A")
+B_RUNS, B_FAILS, *_ = _holder("B")
 WORKER = Role("worker", lambda cast: programs.claim_and_attempt(cast, "W"))
 RECONCILER = Role("reconciler", lambda cast: programs.reconcile(cast, "R"))
 CANCELLER = Role("canceller", lambda cast: programs.cancel(cast, "C", cast.jobs[0]))
@@ -168,16 +163,17 @@ TWO_JOBS = (
     Role("canceller of 2", lambda cast: programs.cancel(cast, "C2", cast.jobs[1])),
 )
 
+A = (A_RUNS, A_FAILS, A_RELEASES, A_BEATS)
 SCENES = (
     Scene("ready", ready, ANYBODY),
     Scene("ready, no effect", ready, (WORKER, RECONCILER), task=NOTIFY),
-    Scene("leased", leased, (*_holder("A"), *ANYBODY)),
-    Scene("held", held, (*_holder("A"), IDLE_RECONCILER)),
-    Scene("leased, no effect", leased, (*_holder("A", is_charge=False), *ANYBODY), task=NOTIFY),
-    Scene("leased, last attempt", leased, (*_holder("A"), *ANYBODY), max_attempts=1),
-    Scene("taken back", taken_back, (*_holder("A"), PROMOTER, *ANYBODY)),
-    Scene("zombie", zombie, (*_holder("A"), *_holder("B"), *ANYBODY)),
-    Scene("committed", committed, (FINALIZER, *_holder("A"), *ANYBODY)),
+    Scene("leased", leased, (*A, FINALIZER, *ANYBODY)),
+    Scene("leased, no effect", leased, (A_RUNS, *ANYBODY), task=NOTIFY),
+    Scene("leased, last attempt", leased, (A_RUNS, A_FAILS, *ANYBODY), max_attempts=1),
+    Scene("held", held, (*A, IDLE_RECONCILER)),
+    Scene("taken back", taken_back, (*A, PROMOTER, *ANYBODY)),
+    Scene("zombie", zombie, (*A, B_RUNS, B_FAILS, *ANYBODY)),
+    Scene("committed", committed, (A_RUNS, A_FAILS, FINALIZER, *ANYBODY)),
     Scene("two jobs", partial(leased, jobs=2), TWO_JOBS, task=NOTIFY, jobs=2),
 )
 
