@@ -194,13 +194,6 @@ RecordCommitted(w) ==
        ELSE txs' = txs /\ To(w, "missed")
     /\ UNCHANGED <<jobRows, facts, reports, recon, client, plain, ghosts, faults>>
 
-\* The connection breaks at the first statement: the attempt takes the next one from the pool.
-BeginAgain(w) ==
-    /\ hand[w].pc = "recorded" /\ HasTx(w)
-    /\ txs' = (txs \ {Tx(w, "open")}) \cup {Tx(w, "orphan")}
-    /\ To(w, "running")
-    /\ UNCHANGED <<jobRows, facts, reports, recon, client, plain, ghosts, faults>>
-
 \* LeaseLost, or AlreadyCommitted; then the worker that was refused finalizes for the winner.
 Refused(w) ==
     /\ hand[w].pc = "missed"
@@ -492,6 +485,13 @@ Crash(w) ==
     /\ recon' = [v \in Reconcilers |-> IF v = w THEN NoPass ELSE recon[v]]
     /\ UNCHANGED <<jobRows, facts, reports, client, plain, ghosts>>
 
+\* The connection breaks at the first statement: the attempt takes the next one from the pool.
+BeginAgain(w) ==
+    /\ hand[w].pc = "recorded" /\ HasTx(w) /\ Fault
+    /\ txs' = (txs \ {Tx(w, "open")}) \cup {Tx(w, "orphan")}
+    /\ To(w, "running")
+    /\ UNCHANGED <<jobRows, facts, reports, recon, client, plain, ghosts>>
+
 \* The worker dies before it told, or the transaction that tells is rolled back.
 LoseReport(r) ==
     /\ Fault
@@ -507,14 +507,18 @@ ClientGone ==
     /\ client' = NoClient
     /\ UNCHANGED <<jobRows, facts, txs, hand, reports, recon, plain, ghosts>>
 
-\* A frozen worker's other transactions are ended by the server too.
+\* A frozen worker's other transactions are ended by the server too; when the worker goes on, it
+\* finds its connection dead.
 IdleTimeout(w) ==
     /\ w \notin Steady
     /\ \/ /\ w \in Reconcilers /\ recon[w].pc # "idle"
-          /\ recon' = [recon EXCEPT ![w] = NoPass] /\ hand' = hand
-       \/ hand[w].pc = "releasing" /\ To(w, "claimed") /\ UNCHANGED recon
-       \/ hand[w].pc = "settling" /\ To(w, "asking") /\ UNCHANGED recon
-    /\ UNCHANGED <<jobRows, facts, txs, reports, client, plain, ghosts, faults>>
+          /\ recon' = [recon EXCEPT ![w] = NoPass]
+          /\ UNCHANGED <<hand, reports>>
+       \/ /\ hand[w].pc = "releasing" /\ LayDown(w)
+          /\ UNCHANGED <<recon, reports>>
+       \/ /\ hand[w].pc = "settling" /\ Report(w, FALSE) /\ LayDown(w)
+          /\ UNCHANGED recon
+    /\ UNCHANGED <<jobRows, facts, txs, client, plain, ghosts, faults>>
 
 -----------------------------------------------------------------------------
 
@@ -523,7 +527,7 @@ HandlerStep(w) ==
     \/ ConfirmSpoiled(w) \/ Raise(w) \/ Commit(w) \/ LoseAnswer(w)
     \/ SettleLock(w) \/ SettleLook(w) \/ Complete(w) \/ Finalize(w) \/ Release(w)
 HandlerMishap(w) ==
-    \/ Drop(w) \/ ReleaseLock(w) \/ BeginAgain(w) \/ Spoil(w) \/ SettleGiveUp(w)
+    \/ Drop(w) \/ ReleaseLock(w) \/ Spoil(w) \/ SettleGiveUp(w)
     \/ Interrupt(w) \/ HeartbeatTells(w)
 ReportStep(r) == FailLock(r) \/ FailLook(r) \/ FailEnd(r) \/ FailRefused(r)
 ReconcileStep(w) == ReconcileSnapshot(w) \/ ReconcileLock(w) \/ ReconcileLook(w) \/ ReconcileEnd(w)
@@ -534,7 +538,7 @@ Next ==
     \/ \E j \in Jobs : Promote(j) \/ Expire(j) \/ CancelLook(j) \/ DeclareElsewhere(j)
     \/ \E w \in Workers, j \in Jobs : Claim(w, j)
     \/ \E w \in Workers : HandlerStep(w) \/ HandlerMishap(w) \/ Heartbeat(w) \/ Crash(w)
-                          \/ IdleTimeout(w)
+                          \/ BeginAgain(w) \/ IdleTimeout(w)
     \/ \E w \in Reconcilers : ReconcileStep(w)
     \/ \E r \in reports : ReportStep(r) \/ LoseReport(r) \/ RepeatReport(r)
     \/ \E t \in txs : ServerCommits(t) \/ ServerAborts(t)
@@ -550,9 +554,10 @@ Fairness ==
     /\ \A j \in Jobs : WF_vars(Promote(j)) /\ WF_vars(Expire(j))
     /\ \A w \in Steady : /\ \A j \in Jobs : WF_vars(Claim(w, j))
                          /\ WF_vars(HandlerStep(w))
-    /\ \A w \in Steady \cap Reconcilers : WF_vars(ReconcileStep(w))
+    /\ \A w \in Steady \cap Reconcilers : WF_vars(ReconcileStep(w)) /\ SF_vars(ReconcileLock(w))
     /\ \A w \in Workers \ Steady : WF_vars(IdleTimeout(w))
-    /\ WF_vars(\E r \in reports : ReportStep(r))
+    /\ \A j \in Jobs, t \in 1..(MaxAttempts + MaxReleases) :
+            WF_vars(\E r \in reports : r.job = j /\ r.token = t /\ ReportStep(r))
     /\ WF_vars(\E t \in txs : ServerAborts(t))
     /\ WF_vars(CancelStep)
 
