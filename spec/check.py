@@ -34,10 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (NoJava, TlcFailed) as error:
         print(error, file=sys.stderr)
         return 2
-    wrong = is_right.count(False)
-    print(
-        f"{len(is_right)} configurations in {time.monotonic() - began_s:.0f} s, {wrong} not as expected"
-    )
+    wrong, seconds = is_right.count(False), time.monotonic() - began_s
+    print(f"{len(is_right)} configurations in {seconds:.0f} s, {wrong} not as expected")
     return 1 if wrong else 0
 
 

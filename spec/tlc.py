@@ -78,7 +78,7 @@ def check(configuration: Configuration, *, workers: int = 1) -> Verdict:
                 *(java, collector, f"-Djava.io.tmpdir={scratch}", "-cp", str(jar), "tlc2.TLC"),
                 *("-workers", str(workers), "-metadir", scratch, "-lncheck", "final", "-fp", "0"),
                 # A job that has its fate moves no more: that is no deadlock.
-                *("-deadlock", "-config", configuration.path.name, SPEC.name),
+                *("-deadlock", "-config", str(configuration.path), SPEC.name),
             ],
             cwd=SPEC.parent,
             capture_output=True,
