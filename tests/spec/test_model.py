@@ -55,6 +55,7 @@ GUARDS = set(constants(next(one for one in REAL if one.name == "safety"))) - {
 
 
 @needs_java
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("configuration", REAL, ids=name_of)
 def test_protocol_holds(configuration: Configuration) -> None:
     verdict = run_tlc(configuration)
