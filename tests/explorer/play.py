@@ -112,6 +112,7 @@ class Play:
 
     def begin(self) -> None:
         for part in self._parts.values():
+            part.slot.count = 0  # of the schedule before
             self._go_on(part, None)
 
     @property

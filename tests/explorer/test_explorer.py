@@ -28,23 +28,25 @@ def test_no_schedule_of_two_actors_breaks_an_invariant(scene: str, postgres_url:
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "faults"),
     [
-        "ready: worker | canceller",
-        "leased: A runs | reconciler",
-        "leased, no effect: A runs | reconciler",
-        "leased: reconciler | canceller",
-        "zombie: A releases | A fails",
+        ("ready: worker | canceller", 0),
+        ("ready: reconciler | canceller", 1),
+        ("leased: A runs | reconciler", 0),
+        ("leased: reconciler | canceller", 1),
+        ("leased, no effect: A runs | reconciler", 1),
     ],
 )
-def test_schedules_that_meet_end_in_the_same_ways(name: str, postgres_url: str) -> None:
+def test_schedules_that_meet_end_in_the_same_ways(
+    name: str, faults: int, postgres_url: str
+) -> None:
     """Going on from a moment only once hides no end: without that, the same ones are found."""
     space = space_named(name)
-    merged, unmerged = asyncio.run(_explore_twice(postgres_url, name, faults=1, merges=False))
+    merged, unmerged = asyncio.run(_explore_twice(postgres_url, name, faults=faults, merges=False))
 
     assert merged.ends == unmerged.ends
     assert merged.schedules < unmerged.schedules
-    assert len(merged.ends) > 3, f"{space} ends in several ways"
+    assert len(merged.ends) >= 3, f"{space} ends in several ways"
 
 
 def test_a_dropped_connection_ends_like_a_rollback(postgres_url: str) -> None:
