@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL
 
 from jobq.client import JobQueue
 from jobq.database.base import Database
-from jobq.store import PostgresStore, SqliteStore, Store
+from jobq.store import Store
 
 Weakening = Callable[[Store], Store]
 
@@ -18,7 +18,7 @@ def by(missing: type[Any]) -> Weakening:
     """Return what gives a store the steps of `missing`, on whichever backend it is."""
 
     def weaken(store: Store) -> Store:
-        backend = PostgresStore if isinstance(store, PostgresStore) else SqliteStore
+        backend = type(store)
         weakened: Store = type(f"{missing.__name__}{backend.__name__}", (missing, backend), {})()
         weakened.__dict__.update(store.__dict__)  # its schema and shard
         return weakened
