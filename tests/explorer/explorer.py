@@ -26,7 +26,7 @@ MAX_PASSES = 8
 """Passes of recovery after a schedule, each with a worker behind it. More than any job has
 attempts: what is not at its end after them never will be."""
 
-Weaken = Callable[[PostgresStore], Store]
+Weaken = Callable[[Store], Store]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobq.errors import LeaseLost
+from jobq.failure_modes.weakened import by
 from jobq.protocol.decisions import EXPIRED, ending_of, recovered
 from jobq.protocol.states import AttemptEnd
 from jobq.protocol.values import (
@@ -22,7 +23,7 @@ from jobq.protocol.values import (
     RefusedReport,
     Reported,
 )
-from jobq.store import Store, postgres
+from jobq.store import postgres
 from jobq.store.base import RetryDelay
 from jobq.store.postgres import PostgresStore
 from jobq.store.step import Statement, Step
@@ -54,17 +55,7 @@ def rewritten(*changes: tuple[str, str, str]) -> Weaken:
         def _statement(self, template: str, **params: object) -> Statement:
             return super()._statement(by_text.get(template, template), **params)
 
-    return lambda store: Rewritten(store.schema, store.shard)
-
-
-def by(mixin: type[Any]) -> Weaken:
-    """Return the store with methods replaced by those of `mixin`."""
-
-    def weaken(store: PostgresStore) -> Store:
-        weakened: type[PostgresStore] = type(mixin.__name__, (mixin, PostgresStore), {})
-        return weakened(store.schema, store.shard)
-
-    return weaken
+    return by(Rewritten)
 
 
 FENCE = "AND leases.token = named.token"

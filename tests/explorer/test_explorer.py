@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from jobq.failure_modes.weakened import by
 from tests.explorer import mutations
 from tests.explorer.explorer import Explorer, Report
 from tests.explorer.run import explore, space_named
@@ -60,7 +61,7 @@ def test_a_dropped_connection_ends_like_a_rollback(postgres_url: str) -> None:
 
 def test_a_finding_can_be_replayed(postgres_url: str) -> None:
     space = space_named("leased: A runs | reconciler")
-    weaken = mutations.by(mutations.RescueBlind)
+    weaken = by(mutations.RescueBlind)
 
     async def run() -> None:
         async with open_stage(postgres_url, 2) as stage:
