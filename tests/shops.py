@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from jobq import schema
+from jobq.embedded import EmbeddedPostgres
 from jobq.failure_modes.shop import Shop
 from jobq.failure_modes.transactions import Parties, parties_of
 
@@ -26,6 +28,14 @@ def sqlite_shop(sqlite_url: str) -> Iterator[Shop]:
 def shop(database_url: str) -> Iterator[Shop]:
     """The shop on either backend."""
     with Shop.open(database_url) as shop:
+        yield shop
+
+
+@pytest.fixture
+def server_shop(postgres_server: EmbeddedPostgres) -> Iterator[Shop]:
+    """A shop on a PostgreSQL server of its own, to stop and to exhaust."""
+    schema.upgrade(postgres_server.url())
+    with Shop.open(postgres_server.url(), server=postgres_server) as shop:
         yield shop
 
 

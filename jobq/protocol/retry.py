@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jobq.errors import InvalidOption
@@ -21,17 +22,18 @@ class Retry:
     cap_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.base_s <= self.cap_s:
+        if not 0 <= self.base_s <= self.cap_s < math.inf:
             raise InvalidOption(
-                f"Retry(base_s={self.base_s}, cap_s={self.cap_s}): both are seconds, with "
+                f"Retry(base_s={self.base_s}, cap_s={self.cap_s}): both are finite seconds, with "
                 "0 <= base_s <= cap_s"
             )
 
-    def delay_s(self, attempt: int, draw: float) -> float:
+    def delay_s(self, attempt: int, draw: float, stretch: float = 1.0) -> float:
         """Return the delay in seconds after attempt number `attempt` (from 1).
 
-        `draw` is a random number in [0, 1), passed in so that this stays a pure function.
+        `draw` is a random number in [0, 1), passed in so that this stays a pure function. The
+        range it is drawn from is `stretch` times as wide, up to the cap.
         """
         # 2.0**1024 overflows a float; the cap was passed long before the 64th attempt.
-        ceiling_s = min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 64))
+        ceiling_s = min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 64) * stretch)
         return ceiling_s * draw

@@ -15,6 +15,7 @@ from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, InvalidTask, Refusal
 from jobq.handler import Handler
 from jobq.job import Fate, Job
+from jobq.protocol.budget import RetryBudget
 from jobq.protocol.failure import describe_error
 from jobq.protocol.states import AttemptEnd, Outcome, Stage
 from jobq.protocol.values import (
@@ -34,12 +35,19 @@ logger = logging.getLogger("jobq.worker")
 class Attempt:
     """A claimed job in the hands of its handler."""
 
-    def __init__(self, claimed: ClaimedJob, task: Task[..., Any], database: Database) -> None:
+    def __init__(
+        self,
+        claimed: ClaimedJob,
+        task: Task[..., Any],
+        database: Database,
+        budget: RetryBudget,
+    ) -> None:
         self.claimed = claimed
         self.fate = Fate()
         self._job = Job(claimed, database, self.fate)
         self._task = task
         self._database = database
+        self._budget = budget
         self._running: asyncio.Task[Report] | None = None
         self._was_cancelled = False
 
@@ -157,6 +165,7 @@ class Attempt:
         not undo it.
         """
         if self.fate.is_committed:
+            self._budget.succeeded(self.claimed.attempt)
             if isinstance(report, FailedAttempt):
                 logger.warning(
                     "job %d (%s) committed, and its handler failed afterwards: %s: %s",
@@ -173,6 +182,8 @@ class Attempt:
             return self._refused(self.fate.refusal, Stage.COMMIT)
         if self.fate.lease_lost.is_set():
             return RefusedReport(self.lease, Stage.HEARTBEAT, None)
+        if isinstance(report, Returned):
+            self._budget.succeeded(self.claimed.attempt)
         return report
 
     def _refused(self, refusal: Refusal, stage: Stage) -> RefusedReport:
@@ -191,7 +202,7 @@ class Attempt:
             described.type,
             described.message,
         )
-        delay_s = self._task.retry.delay_s(self.claimed.attempt, random.random())  # noqa: S311
+        delay_s = self._budget.delay_s(self.claimed.attempt, random.random())  # noqa: S311
         return FailedAttempt(self.lease, AttemptEnd.FAILED, described, delay_s)
 
 

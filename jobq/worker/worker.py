@@ -25,6 +25,7 @@ from typing import Any, Protocol, TypeVar
 
 from jobq.database.base import Database, Link
 from jobq.errors import DatabaseUnavailable, InvalidTask
+from jobq.protocol.budget import RetryBudget
 from jobq.protocol.retry import Retry
 from jobq.protocol.values import (
     ClaimedJob,
@@ -98,6 +99,7 @@ class Worker:
         self._heartbeat = HeartbeatThread(
             self._database, self.id, options.lease_s, self._tell_from_thread
         )
+        self._budgets = {name: RetryBudget(task.retry) for name, task in tasks.items()}
         self._buffer: deque[Attempt] = deque()
         self._running: dict[asyncio.Task[Any], Attempt] = {}
         self._reports = Reports()
@@ -228,8 +230,8 @@ class Worker:
         self._note(cycle.sent)
         for claimed in cycle.claimed:
             self._heartbeat.add(claimed.lease, cycle.asked_s)
-            attempt = Attempt(claimed, self._tasks[claimed.task], self._database)
-            self._buffer.append(attempt)
+            task, budget = self._tasks[claimed.task], self._budgets[claimed.task]
+            self._buffer.append(Attempt(claimed, task, self._database, budget))
         if limit and len(cycle.claimed) < limit:
             await self._warn_of_unknown_tasks()
 
@@ -374,9 +376,9 @@ class Worker:
             )
 
     def _retry_delay_s(self, attempt: LeasedAttempt) -> float:
-        task = self._tasks.get(attempt.task)
-        retry = Retry() if task is None else task.retry
-        return retry.delay_s(attempt.attempt, random.random())  # noqa: S311
+        """The jobs of a crowd of expired leases are not all to be due at once either."""
+        budget = self._budgets.setdefault(attempt.task, RetryBudget(Retry()))
+        return budget.delay_s(attempt.attempt, random.random())  # noqa: S311
 
     async def _warn_of_unknown_tasks(self) -> None:
         """A rolling deploy enqueues what this version does not know: leave it, say so once."""

@@ -17,6 +17,7 @@ import jobq.worker.worker
 from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, EffectOutcomeUnknown, Refusal
+from jobq.protocol.budget import RetryBudget
 from jobq.protocol.values import ClaimedJob, Lease
 from jobq.task import Task
 from jobq.worker.attempt import Attempt
@@ -29,9 +30,15 @@ def observe(history: History) -> None:
     """Write every claim, start and commit of this process to `history`, from now on."""
 
     class ObservedAttempt(Attempt):
-        def __init__(self, claimed: ClaimedJob, task: Task[..., Any], database: Database) -> None:
+        def __init__(
+            self,
+            claimed: ClaimedJob,
+            task: Task[..., Any],
+            database: Database,
+            budget: RetryBudget,
+        ) -> None:
             history.write(Op.CLAIM, **_facts(claimed))
-            super().__init__(claimed, task, database)
+            super().__init__(claimed, task, database, budget)
 
         def start(self, threads: Executor) -> Any:
             history.write(Op.START, **_facts(self.claimed))

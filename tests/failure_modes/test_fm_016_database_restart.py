@@ -12,12 +12,10 @@ harm twice. What was committed needs no report at all (invariants I2 and I6).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
-from jobq import Job, JobQueue, schema
-from jobq.embedded import EmbeddedPostgres
+from jobq import Job, JobQueue
 from jobq.failure_modes.fm_016_database_restart import (
     BETWEEN,
     DONE,
@@ -41,15 +39,8 @@ from jobq.failure_modes.transactions import WAIT_S, wait_until
 every_fault = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 
 
-@pytest.fixture
-def shop(postgres_server: EmbeddedPostgres) -> Iterator[Shop]:
-    schema.upgrade(postgres_server.url())
-    with Shop.open(postgres_server.url(), server=postgres_server) as shop:
-        yield shop
-
-
-def test_reproduces_a_worker_that_dies_and_forgets(shop: Shop) -> None:
-    found = reproduce(shop)
+def test_reproduces_a_worker_that_dies_and_forgets(server_shop: Shop) -> None:
+    found = reproduce(server_shop)
 
     assert found.seen == {
         "done": 0,
@@ -61,35 +52,37 @@ def test_reproduces_a_worker_that_dies_and_forgets(shop: Shop) -> None:
 
 
 @every_fault
-def test_reproduces_it_by_each_fault(shop: Shop, fault: Fault) -> None:
-    found = play(shop, one_connection_worker, (fault,))
+def test_reproduces_it_by_each_fault(server_shop: Shop, fault: Fault) -> None:
+    found = play(server_shop, one_connection_worker, (fault,))
 
     assert found.seen["done"] == 0
     assert not found.seen["is_alive"]
 
 
-def test_prevented_through_all_of_them(shop: Shop) -> None:
-    found = prevent(shop)
+def test_prevented_through_all_of_them(server_shop: Shop) -> None:
+    found = prevent(server_shop)
 
     assert found.seen == {"done": JOBS, "charges": JOBS, "forgotten": 0, "is_alive": True}
     assert not found.is_harmed
-    assert violations(shop, is_every_commit_charged=True) == {}
+    assert violations(server_shop, is_every_commit_charged=True) == {}
 
 
 @every_fault
-def test_prevented_through_a_fault_that_comes_again_and_again(shop: Shop, fault: Fault) -> None:
-    found = play(shop, jobq_worker, (fault, fault, fault))
+def test_prevented_through_a_fault_that_comes_again_and_again(
+    server_shop: Shop, fault: Fault
+) -> None:
+    found = play(server_shop, jobq_worker, (fault, fault, fault))
 
     assert found.seen == {"done": JOBS, "charges": JOBS, "forgotten": 0, "is_alive": True}
 
 
 def test_prevented_for_what_was_finished_while_the_database_was_away(
-    shop: Shop, caplog: pytest.LogCaptureFixture
+    server_shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A job with no effect here is done when its report arrives; the first ones cannot."""
     started, go_on = threading.Semaphore(0), threading.Event()
     ended: list[int] = []
-    app = JobQueue(url_of_worker(shop))
+    app = JobQueue(url_of_worker(server_shop))
 
     @app.task(name=TASK)
     def call_somebody(job: Job) -> None:
@@ -106,14 +99,14 @@ def test_prevented_for_what_was_finished_while_the_database_was_away(
     with app.worker(poll_s=0.05, concurrency=2):
         for _ in jobs:
             assert started.acquire(timeout=WAIT_S)
-        shop.sql(f"ALTER ROLE {ROLE} CONNECTION LIMIT 0")
-        shop.sql(KILL)
+        server_shop.sql(f"ALTER ROLE {ROLE} CONNECTION LIMIT 0")
+        server_shop.sql(KILL)
         wait_for_a_refusal()
         go_on.set()
         wait_until(lambda: len(ended) == 2, "both handlers to return")
         wait_for_a_refusal()  # of their reports
-        shop.sql(f"ALTER ROLE {ROLE} CONNECTION LIMIT -1")
-        wait_until(lambda: count(shop, DONE) == 2, "the reports to arrive")
+        server_shop.sql(f"ALTER ROLE {ROLE} CONNECTION LIMIT -1")
+        wait_until(lambda: count(server_shop, DONE) == 2, "the reports to arrive")
 
     assert sorted(ended) == [job.id for job in jobs], "each ran once"
-    assert shop.sql("SELECT * FROM jobq.leases") == []
+    assert server_shop.sql("SELECT * FROM jobq.leases") == []

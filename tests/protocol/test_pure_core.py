@@ -44,7 +44,10 @@ def test_a_delay_is_between_zero_and_its_ceiling(
     assert delay_s <= retry.delay_s(attempt + 1, draw)
 
 
-@pytest.mark.parametrize(("base_s", "cap_s"), [(-1, 1), (2, 1), (math.nan, 1), (1, math.nan)])
+@pytest.mark.parametrize(
+    ("base_s", "cap_s"),
+    [(-1, 1), (2, 1), (math.nan, 1), (1, math.nan), (1, math.inf), (math.inf, math.inf)],
+)
 def test_a_retry_that_makes_no_sense_is_refused(base_s: float, cap_s: float) -> None:
     with pytest.raises(InvalidOption, match="base_s <= cap_s"):
         Retry(base_s=base_s, cap_s=cap_s)

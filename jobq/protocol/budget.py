@@ -1,0 +1,56 @@
+"""How many retries a task may cause."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from jobq.protocol.retry import Retry
+
+RESERVE = 10
+"""Retries that need no success to pay for them."""
+SHARE = 0.1
+"""Retries that every success pays for."""
+
+
+class RetryBudget:
+    """A task's retries in one worker: a reserve, and a share of its successes.
+
+    Backoff bounds how often *one* job is tried; when everything fails, all jobs are tried again,
+    and their number is what the failing system sees. So every retry is paid for, as by the retry
+    budgets of Finagle and the retry throttling of gRPC (proposal A6): a success pays for a share
+    of one. A client may drop a retry that it cannot pay for, a queue may not. It gets into debt
+    instead, and the delays of its retries are stretched by it: with D retries owed to a reserve of
+    R the delay's ceiling is 1 + D / R times what it was. When N jobs fail together, the retries
+    that fall due within their first ceiling are then no N, but about R times the logarithm of
+    N / R. The cap of the delay stays what it is.
+
+    A retry that succeeds at last pays back what its own attempts have cost. May be shared by
+    threads.
+    """
+
+    def __init__(self, retry: Retry, *, reserve: float = RESERVE, share: float = SHARE) -> None:
+        self._retry = retry
+        self._reserve = reserve
+        self._share = share
+        self._balance = reserve
+        self._lock = Lock()
+
+    @property
+    def owed(self) -> float:
+        """Retries that nothing has paid for yet."""
+        return max(0.0, -self._balance)
+
+    def delay_s(self, attempt: int, draw: float) -> float:
+        """Pay for a retry after attempt number `attempt` (from 1), and return its delay.
+
+        `draw` is a random number in [0, 1), as for `Retry.delay_s`.
+        """
+        with self._lock:
+            self._balance -= 1
+            stretch = 1 + self.owed / self._reserve
+        return self._retry.delay_s(attempt, draw, stretch)
+
+    def succeeded(self, attempt: int) -> None:
+        """Attempt number `attempt` (from 1) of a job went well."""
+        with self._lock:
+            self._balance = min(self._reserve, self._balance + attempt - 1 + self._share)
