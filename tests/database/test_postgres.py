@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -149,3 +150,29 @@ async def test_async_steps_and_effects_run_at_read_committed_too(
         )
     await small_pool.aclose()
     assert postgres_shop.ledger() == ["read committed"]
+
+
+@pytest.mark.parametrize(("default", "ours"), [("off", "on"), ("remote_apply", "remote_apply")])
+def test_acknowledged_commits_are_durable_whatever_the_default_is(
+    postgres_shop: Shop, default: str, ours: str
+) -> None:
+    name = postgres_shop.database.url.database
+    postgres_shop.sql(f'ALTER DATABASE "{name}" SET synchronous_commit = {default}')
+
+    def asked() -> Step[str]:
+        return str((yield Statement("SHOW synchronous_commit", {}))[0][0])
+
+    async def asked_async(database: Database) -> str:
+        try:
+            return await database.run_async(asked())
+        finally:
+            await database.aclose()
+
+    database = open_database(parse_url(postgres_shop.url), schema="jobq")
+    link = database.link()
+    try:
+        assert database.run(asked()) == link.run(asked()) == ours
+        assert asyncio.run(asked_async(database)) == ours
+    finally:
+        link.close()
+        database.close()
