@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from jobq.protocol.states import AttemptEnd, Outcome, Stage, State
@@ -42,10 +43,19 @@ class ClaimedJob:
     task: str
     args: str
     priority: int
+    due_at: datetime
     attempt: int
     max_attempts: int
     idempotency_key: UUID
     created_at: datetime
+
+
+class Position(NamedTuple):
+    """A place in a queue's line, in the order in which jobs are claimed."""
+
+    priority: int
+    due_at: datetime
+    job_id: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from a snapshot in which that commit had not happened.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jobq.errors import AlreadyCommitted, JobNotFound, JobqError, LeaseLost
 from jobq.protocol.decisions import EXPIRED, Ending, ending_of, recovered
@@ -24,6 +24,7 @@ from jobq.protocol.values import (
     JobStatus,
     Lease,
     LeasedAttempt,
+    Position,
     Record,
     Recovered,
     RefusedReport,
@@ -33,6 +34,8 @@ from jobq.store.step import Step
 
 RetryDelay = Callable[[LeasedAttempt], float]
 """Seconds until the next attempt of a job whose lease expired."""
+
+NOWHERE: Mapping[str, Position] = {}
 
 # A job that moves between two looks is found by the next; this many misses mean torn rows.
 MAX_CHASE = 100
@@ -68,11 +71,13 @@ class Store(ABC):
         tasks: Sequence[str],
         limit: int,
         lease_s: float,
+        since: Mapping[str, Position] = NOWHERE,
     ) -> Step[list[ClaimedJob]]:
         """Lease up to `limit` ready jobs whose task is one of `tasks`.
 
         Queues are served in the order given; within one, by priority (smaller first), then by
-        when the job became due. Each claim counts as an attempt.
+        when the job became due. Each claim counts as an attempt. A queue that `since` names is
+        looked through from that position on, where that saves the way to it.
         """
 
     @abstractmethod

@@ -10,7 +10,8 @@ because the statement may have waited. Both are the database's clock: a worker's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from jobq.models import DEFAULT_SCHEMA
 from jobq.protocol.decisions import Ending
@@ -22,10 +23,11 @@ from jobq.protocol.values import (
     JobStatus,
     Lease,
     LeasedAttempt,
+    Position,
     Record,
     RefusedReport,
 )
-from jobq.store.base import Store, job_not_found
+from jobq.store.base import NOWHERE, Store, job_not_found
 from jobq.store.rows import JobRow, claimed_job, ended_attempt, job_status
 from jobq.store.step import Statement, Step
 
@@ -93,6 +95,8 @@ WITH RECURSIVE queues AS (
 SELECT queue FROM queues WHERE queue IS NOT NULL
 """
 
+HEAD = Position(-32_768, datetime(1, 1, 1, tzinfo=UTC), 0)
+
 # The row that is locked is the row that decides: a claim deletes from `ready` and asks no other
 # table whether the job is free (a NOT EXISTS on another table would be answered from a snapshot
 # older than the lock, and two workers would get the job). The LATERAL runs queue by queue and
@@ -103,10 +107,13 @@ WITH taken AS (
     DELETE FROM {schema}.ready
     WHERE ctid = ANY (ARRAY(
         SELECT due.ctid
-        FROM unnest(%(queues)s::text[]) WITH ORDINALITY AS served (queue, position)
+        FROM unnest(%(queues)s::text[], %(from_priorities)s::int[], %(from_due_ats)s::timestamptz[],
+                    %(from_job_ids)s::bigint[]) AS served (queue, priority, due_at, job_id)
         CROSS JOIN LATERAL (
             SELECT ready.ctid FROM {schema}.ready
             WHERE ready.shard = %(shard)s AND ready.queue = served.queue
+              AND (ready.priority, ready.due_at, ready.job_id)
+                  >= (served.priority, served.due_at, served.job_id)
               AND ready.task = ANY (%(tasks)s::text[])
             ORDER BY ready.priority, ready.due_at, ready.job_id
             LIMIT %(limit)s
@@ -122,7 +129,7 @@ WITH taken AS (
     RETURNING job_id, token, attempt, due_at
 )
 SELECT lease.job_id, lease.token, jobs.queue, jobs.task, jobs.args::text, jobs.priority,
-       lease.attempt, jobs.max_attempts, jobs.idempotency_key, jobs.created_at
+       lease.due_at, lease.attempt, jobs.max_attempts, jobs.idempotency_key, jobs.created_at
 FROM lease CROSS JOIN LATERAL (
     SELECT * FROM {schema}.jobs WHERE shard = %(shard)s AND id = lease.job_id OFFSET 0) AS jobs
 ORDER BY array_position(%(queues)s::text[], jobs.queue), jobs.priority, lease.due_at, lease.job_id
@@ -425,11 +432,16 @@ class PostgresStore(Store):
         tasks: Sequence[str],
         limit: int,
         lease_s: float,
+        since: Mapping[str, Position] = NOWHERE,
     ) -> Step[list[ClaimedJob]]:
+        begin = [since.get(queue, HEAD) for queue in queues]
         rows = yield self._statement(
             CLAIM,
             worker=worker,
             queues=list(queues),
+            from_priorities=[position.priority for position in begin],
+            from_due_ats=[position.due_at for position in begin],
+            from_job_ids=[position.job_id for position in begin],
             tasks=list(tasks),
             limit=limit,
             lease_s=lease_s,

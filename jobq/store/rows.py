@@ -93,13 +93,14 @@ def ended_attempt(row: Row) -> EndedAttempt:
 
 
 def claimed_job(row: Row) -> ClaimedJob:
-    job_id, token, queue, task, args, priority, attempt, max_attempts, key, created_at = row
+    job_id, token, queue, task, args, priority, due_at, attempt, max_attempts, key, created_at = row
     return ClaimedJob(
         lease=Lease(job_id, token),
         queue=queue,
         task=task,
         args=args,
         priority=priority,
+        due_at=due_at.astimezone(UTC),
         attempt=attempt,
         max_attempts=max_attempts,
         idempotency_key=key,

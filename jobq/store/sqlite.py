@@ -11,7 +11,7 @@ Times are whole milliseconds since 1970, by SQLite's own clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -24,10 +24,11 @@ from jobq.protocol.values import (
     JobStatus,
     Lease,
     LeasedAttempt,
+    Position,
     Record,
     RefusedReport,
 )
-from jobq.store.base import Store, job_not_found
+from jobq.store.base import NOWHERE, Store, job_not_found
 from jobq.store.rows import JobRow, claimed_job, ended_attempt, job_status
 from jobq.store.step import Statement, Step
 
@@ -109,8 +110,8 @@ FROM json_each(:taken)
 """
 
 CLAIMED = """
-SELECT lease.job_id, lease.token, job.queue, job.task, job.args, job.priority, lease.attempt,
-       job.max_attempts, job.idempotency_key, job.created_at
+SELECT lease.job_id, lease.token, job.queue, job.task, job.args, job.priority, lease.due_at,
+       lease.attempt, job.max_attempts, job.idempotency_key, job.created_at
 FROM jobq_leases AS lease JOIN jobq_jobs AS job
   ON job.shard = lease.shard AND job.id = lease.job_id
 WHERE lease.shard = :shard
@@ -361,7 +362,9 @@ class SqliteStore(Store):
         tasks: Sequence[str],
         limit: int,
         lease_s: float,
+        since: Mapping[str, Position] = NOWHERE,
     ) -> Step[list[ClaimedJob]]:
+        # `since` would save nothing: what is deleted is out of the index at once.
         claimed: list[ClaimedJob] = []
         for queue in queues:
             taken = yield self._statement(
@@ -372,7 +375,10 @@ class SqliteStore(Store):
             named = json.dumps([list(row) for row in taken])
             yield self._statement(INSERT_LEASES, taken=named, worker=worker, lease_ms=_ms(lease_s))
             rows = yield self._statement(CLAIMED, taken=named)
-            claimed += [claimed_job((*row[:8], UUID(row[8]), from_ms(row[9]))) for row in rows]
+            claimed += [
+                claimed_job((*row[:6], from_ms(row[6]), *row[7:9], UUID(row[9]), from_ms(row[10])))
+                for row in rows
+            ]
             if len(claimed) >= limit:
                 break
         return claimed

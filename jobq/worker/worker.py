@@ -26,6 +26,7 @@ from typing import Any, Protocol, TypeVar
 from jobq.database.base import Database, Link
 from jobq.errors import DatabaseUnavailable, InvalidTask
 from jobq.protocol.budget import RetryBudget
+from jobq.protocol.cursor import ClaimCursor
 from jobq.protocol.retry import Retry
 from jobq.protocol.values import (
     ClaimedJob,
@@ -100,6 +101,8 @@ class Worker:
             self._database, self.id, options.lease_s, self._tell_from_thread
         )
         self._budgets = {name: RetryBudget(task.retry) for name, task in tasks.items()}
+        self._cursor = ClaimCursor()
+        self._queues: list[str] = []
         self._buffer: deque[Attempt] = deque()
         self._running: dict[asyncio.Task[Any], Attempt] = {}
         self._reports = Reports()
@@ -258,17 +261,21 @@ class Worker:
             moved = yield from store.promote(PROMOTE_LIMIT)
             if moved < PROMOTE_LIMIT:
                 self._next_promote_s = time.monotonic() + PROMOTE_INTERVAL_S
-        queues = list(self.options.queues or (yield from store.ready_queues()))
-        if not queues:
-            return sent, []
-        random.shuffle(queues)  # no queue is always served first
-        claimed = yield from store.claim(
-            worker=self.id,
-            queues=queues,
-            tasks=list(self._tasks),
-            limit=limit,
-            lease_s=self.options.lease_s,
-        )
+        began_s = time.monotonic()
+        if self._cursor.is_at_head(began_s):
+            self._queues = list(self.options.queues or (yield from store.ready_queues()))
+        random.shuffle(self._queues)  # no queue is always served first
+        claimed: list[ClaimedJob] = []
+        if self._queues:
+            claimed = yield from store.claim(
+                worker=self.id,
+                queues=self._queues,
+                tasks=list(self._tasks),
+                limit=limit,
+                lease_s=self.options.lease_s,
+                since=self._cursor.since(began_s),
+            )
+        self._cursor.advance(claimed, began_s, time.monotonic())
         return sent, claimed
 
     def _send_singly(self, reports: Reports) -> Sent:

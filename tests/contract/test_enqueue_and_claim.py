@@ -328,6 +328,7 @@ def test_every_field_of_a_job_arrives(shop: Shop) -> None:
         task="Bücher.versenden",
         args="{}",
         priority=-32768,
+        due_at=first.due_at,
         attempt=1,
         max_attempts=32767,
         idempotency_key=status.idempotency_key,
@@ -337,6 +338,8 @@ def test_every_field_of_a_job_arrives(shop: Shop) -> None:
     assert (status.queue, status.task, status.priority) == (first.queue, first.task, -32768)
     assert (status.max_attempts, status.attempts, status.worker) == (32767, 1, "A")
     assert status.created_at.tzinfo is not None
+    assert status.created_at <= first.due_at <= status.created_at + timedelta(seconds=1)
+    assert first.due_at.tzinfo is not None
     assert second.idempotency_key == shop.job(other).idempotency_key
     assert second.idempotency_key != first.idempotency_key
 
