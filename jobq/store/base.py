@@ -129,7 +129,7 @@ class Store(ABC):
     def complete(self, leases: Sequence[Lease]) -> Step[list[RefusedReport]]:
         """Record and finalize jobs that have no effect in this database, as a group."""
         written = yield from self._complete(leases)
-        missing = [lease for lease in leases if lease.job_id not in written]
+        missing = [lease for lease in leases if lease not in written]
         if not missing:
             return []
         records = yield from self._records(missing)
@@ -275,8 +275,8 @@ class Store(ABC):
     def _lock_expired(self, limit: int) -> Step[list[LeasedAttempt]]: ...
 
     @abstractmethod
-    def _complete(self, leases: Sequence[Lease]) -> Step[frozenset[int]]:
-        """Record and finalize; return the ids of the jobs whose record this call wrote."""
+    def _complete(self, leases: Sequence[Lease]) -> Step[frozenset[Lease]]:
+        """Record and finalize; return the leases whose record this call wrote."""
 
     @abstractmethod
     def _end(self, endings: Sequence[Ending]) -> Step[None]: ...
@@ -305,8 +305,11 @@ def _commit_of(lease: Lease) -> Record:
 
 
 def _is_own(record: Record | None, lease: Lease) -> bool:
-    """Whether the report found its own record: it is being repeated after a lost answer."""
-    return record is not None and record.token == lease.token
+    """Whether the report found its own record: it is being repeated after a lost answer.
+
+    A cancelled job's record bears the token of the attempt that it stopped, which never wrote it.
+    """
+    return record is not None and record.token == lease.token and not record.is_cancelled
 
 
 def job_not_found(job_id: int) -> JobNotFound:

@@ -239,7 +239,7 @@ WITH held AS MATERIALIZED (
 INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
 SELECT %(shard)s, job_id, 'committed', token, clock_timestamp() FROM held
 ON CONFLICT (shard, job_id) DO NOTHING
-RETURNING job_id
+RETURNING job_id, token
 """
 
 FINALIZE = """
@@ -517,9 +517,9 @@ class PostgresStore(Store):
         rows = yield self._statement(LOCK_EXPIRED, limit=limit)
         return [LeasedAttempt(Lease(row[0], row[1]), *row[2:]) for row in rows]
 
-    def _complete(self, leases: Sequence[Lease]) -> Step[frozenset[int]]:
+    def _complete(self, leases: Sequence[Lease]) -> Step[frozenset[Lease]]:
         rows = yield self._statement(COMPLETE, **_named(leases))
-        return frozenset(job_id for (job_id,) in rows)
+        return frozenset(Lease(*row) for row in rows)
 
     def _end(self, endings: Sequence[Ending]) -> Step[None]:
         if not endings:

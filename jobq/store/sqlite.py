@@ -186,7 +186,7 @@ INSERT INTO jobq_commit_records (shard, job_id, outcome, token, recorded_at)
 SELECT shard, job_id, 'committed', token, {NOW} FROM jobq_leases
 WHERE shard = :shard AND (job_id, token) IN ({NAMED})
 ON CONFLICT (shard, job_id) DO NOTHING
-RETURNING job_id
+RETURNING job_id, token
 """
 
 FINALIZE = """
@@ -471,10 +471,10 @@ class SqliteStore(Store):
         rows = yield self._statement(EXPIRED, limit=limit)
         return [LeasedAttempt(Lease(row[0], row[1]), *row[2:]) for row in rows]
 
-    def _complete(self, leases: Sequence[Lease]) -> Step[frozenset[int]]:
+    def _complete(self, leases: Sequence[Lease]) -> Step[frozenset[Lease]]:
         rows = yield self._statement(COMPLETE, leases=_named(leases))
         yield self._statement(DELETE_LEASES, leases=_named(leases))
-        return frozenset(job_id for (job_id,) in rows)
+        return frozenset(Lease(*row) for row in rows)
 
     def _end(self, endings: Sequence[Ending]) -> Step[None]:
         if not endings:

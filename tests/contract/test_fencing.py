@@ -155,6 +155,29 @@ def test_a_report_repeated_after_a_lost_answer_is_no_refusal(shop: Shop) -> None
     assert dump(shop) == before
 
 
+def test_a_zombie_beside_its_own_successor_in_a_group_is_refused(shop: Shop) -> None:
+    """One worker can have both: it was frozen, lost the job, and claimed it again."""
+    shop.enqueue()
+    zombie = shop.claim_one("A")
+    shop.recover(zombie)
+    again = shop.claim_one("A")
+
+    (refused,) = complete(shop, again, zombie)
+
+    assert (refused.lease, refused.reason) == (zombie, "already_committed")
+
+
+def test_the_failure_of_a_cancelled_attempt_is_refused(shop: Shop) -> None:
+    """The record bears the attempt's token, and yet it is not its own."""
+    job_id = shop.enqueue()
+    lease = shop.claim_one("A")
+    shop.cancel(job_id)
+
+    (refused,) = shop.fail(lease).refused
+
+    assert (refused.lease, refused.reason) == (lease, "already_cancelled")
+
+
 def test_a_group_with_a_zombie_in_it_goes_through_for_the_others(shop: Shop) -> None:
     for _ in range(4):
         shop.enqueue()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
+    initialize,
     invariant,
     multiple,
     precondition,
@@ -31,6 +32,8 @@ TABLES = (
     "ledger",
 )
 FAR_S = 3600.0
+MOST_JOBS = 3
+"""Few jobs, so that much happens to each."""
 
 PLACES = """
 SELECT 'scheduled', job_id, attempts, token FROM jobq.scheduled
@@ -56,14 +59,28 @@ class QueueMachine(RuleBasedStateMachine):
         self.shop = shop
         self.model = Model()
 
+    @initialize(target=leases)
+    def begin(self) -> Any:
+        """In the middle of things: what can happen to a lease is most of what can happen."""
+        self._enqueue(1, is_due=True)
+        self._enqueue(3, is_due=True)
+        return multiple(*self._claim(MOST_JOBS, "A"))
+
+    @precondition(lambda self: len(self.model.jobs) < MOST_JOBS)
     @rule(max_attempts=st.integers(1, 3), is_due=st.booleans())
     def enqueue(self, max_attempts: int, is_due: bool) -> None:
+        self._enqueue(max_attempts, is_due=is_due)
+
+    def _enqueue(self, max_attempts: int, *, is_due: bool) -> None:
         delay_s = 0.0 if is_due else FAR_S
         job_id = self.shop.enqueue(max_attempts=max_attempts, delay_s=delay_s)
         self.model.enqueue(job_id, max_attempts, is_due=is_due)
 
     @rule(target=leases, limit=st.integers(1, 3), worker=st.sampled_from("AB"))
     def claim(self, limit: int, worker: str) -> Any:
+        return multiple(*self._claim(limit, worker))
+
+    def _claim(self, limit: int, worker: str) -> list[Lease]:
         ready = {job.id for job in self.model.in_place(READY)}
         claimed = self.shop.claim(worker, limit)
         assert len(claimed) == min(limit, len(ready))
@@ -71,7 +88,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert job.lease.job_id in ready
             assert self.model.claim(job.lease.job_id) == job.lease
             assert job.attempt == self.model.job(job.lease).attempts
-        return multiple(*(job.lease for job in claimed))
+        return [job.lease for job in claimed]
 
     @rule(lease=leases)
     def charge(self, lease: Lease) -> None:
@@ -116,16 +133,25 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(lease=leases)
     def expire(self, lease: Lease) -> None:
+        self._expire(lease)
+
+    def _expire(self, lease: Lease) -> None:
         self.shop.expire(lease)
         self.model.expire(lease)
 
-    @rule(lease=leases, delay_s=delays_s)
-    def recover(self, lease: Lease, delay_s: float) -> None:
-        self.expire(lease)
-        self.reconcile(delay_s)
+    @rule(target=leases, lease=leases)
+    def take_over(self, lease: Lease) -> Any:
+        """What makes a zombie: its job is recovered, and claimed by somebody else."""
+        self._expire(lease)
+        self._reconcile(0.0)
+        self._promote()
+        return multiple(*self._claim(MOST_JOBS, "B"))
 
     @rule(delay_s=delays_s)
     def reconcile(self, delay_s: float) -> None:
+        self._reconcile(delay_s)
+
+    def _reconcile(self, delay_s: float) -> None:
         told = self.shop.reconcile(delay_s)
         assert tuple(map(set, (told.healed, told.retried, told.dead))) == self.model.reconcile(
             delay_s
@@ -141,6 +167,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def promote(self) -> None:
+        self._promote()
+
+    def _promote(self) -> None:
         assert self.shop.promote() == self.model.promote()
 
     @precondition(lambda self: self.model.jobs)

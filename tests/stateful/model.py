@@ -96,11 +96,11 @@ class Model:
         return refused
 
     def fail(self, leases: Collection[Lease], delay_s: float | None) -> set[Lease]:
-        """Return the refused. A fate that bears the lease's token is taken for its own."""
+        """Return the refused. A commit or burial with the lease's token is the attempt's own."""
         refused = set()
         for lease in leases:
             job = self.job(lease)
-            is_own = job.fate is not None and job.fate_token == lease.token
+            is_own = job.fate_token == lease.token and job.fate is not Outcome.CANCELLED
             if (not job.holds(lease) or job.fate is not None) and not is_own:
                 refused.add(lease)
             if job.holds(lease):

@@ -35,6 +35,9 @@ SETTINGS = settings(
 pytestmark = pytest.mark.timeout(0 if ASKED else 120)
 
 
+MANY = settings(SETTINGS, max_examples=int(ASKED or 100))
+
+
 def run(shop: Shop, how: settings = SETTINGS) -> None:
     class OnShop(QueueMachine):
         def __init__(self) -> None:
@@ -48,7 +51,7 @@ def test_postgres_does_what_the_model_does(postgres_shop: Shop) -> None:
 
 
 def test_sqlite_does_what_the_model_does(sqlite_shop: Shop) -> None:
-    run(sqlite_shop)
+    run(sqlite_shop, MANY)
 
 
 class NoRecovery:
@@ -64,6 +67,6 @@ def test_a_store_that_lacks_a_guard_is_caught(
     sqlite_shop: Shop, weaken: Callable[[Any], Any]
 ) -> None:
     sqlite_shop.weaken(weaken)
-    found_is_enough = settings(SETTINGS, phases=[Phase.generate])
+    found_is_enough = settings(MANY, phases=[Phase.generate])
     with pytest.raises(AssertionError):
         run(sqlite_shop, found_is_enough)
