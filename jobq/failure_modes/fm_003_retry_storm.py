@@ -32,16 +32,18 @@ MAX_ATTEMPTS = 5
 SLOTS = 90
 """Connections that the server has for the workers."""
 # Time is what the rows say: a tick moves every lease and every due time one second into the past.
-# So nothing waits for a clock, and an outage is as long as it is counted.
+# So nothing waits for a clock, and an outage is as long as it is counted. A second of the storm is
+# long in the rows, so that the real ones which pass meanwhile do not count.
+SECOND_S = 10_000.0
 OUTAGE_TICKS = 12
 PATIENCE_TICKS = 6
 """After so long an attempt that hangs is given up, as by a statement_timeout."""
-LEASE_TICKS = 2
+LEASE_S = 2 * SECOND_S
 LAST_TICK = 400
 
 TICK = (
-    "UPDATE jobq.leases SET lease_expires_at = lease_expires_at - interval '1 s'",
-    "UPDATE jobq.scheduled SET run_at = run_at - interval '1 s'",
+    f"UPDATE jobq.leases SET lease_expires_at = lease_expires_at - interval '{SECOND_S} s'",
+    f"UPDATE jobq.scheduled SET run_at = run_at - interval '{SECOND_S} s'",
 )
 ACCOUNT = "CREATE TABLE account (job_id bigint)"
 SLOW = "LOCK TABLE account IN ACCESS EXCLUSIVE MODE"
@@ -117,13 +119,13 @@ class Remedied(Policy):
         self._random = random.Random(3)  # noqa: S311 - the same storm every time
 
     def delay_s(self, attempt: int) -> float:
-        return self._budget.delay_s(attempt, self._random.random())
+        return self._budget.delay_s(attempt, self._random.random()) * SECOND_S
 
     def succeeded(self, attempt: int) -> None:
         self._budget.succeeded(attempt)
 
     def beat(self, store: Store, in_flight: list[InFlight]) -> Step[None]:
-        yield from store.heartbeat("A", [one.claimed.lease for one in in_flight], LEASE_TICKS)
+        yield from store.heartbeat("A", [one.claimed.lease for one in in_flight], LEASE_S)
 
 
 class Storm:
@@ -221,9 +223,7 @@ class Storm:
 
 
 def _claim(store: Store, limit: int) -> Step[list[ClaimedJob]]:
-    return store.claim(
-        worker="A", queues=["default"], tasks=[TASK], limit=limit, lease_s=LEASE_TICKS
-    )
+    return store.claim(worker="A", queues=["default"], tasks=[TASK], limit=limit, lease_s=LEASE_S)
 
 
 def _effect(store: Store, claimed: ClaimedJob) -> Step[None]:

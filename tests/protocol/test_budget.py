@@ -67,6 +67,17 @@ def test_a_job_that_succeeds_at_last_pays_its_own_retries_back() -> None:
     assert budget.delay_s(1, 0.5) == RETRY.delay_s(1, 0.5)
 
 
+def test_it_pays_back_no_more_than_that() -> None:
+    budget = RetryBudget(RETRY, reserve=1, share=0.1)
+    for _ in range(5):
+        budget.delay_s(1, 0.0)
+    assert budget.owed == 4
+
+    budget.succeeded(attempt=3)
+
+    assert budget.owed == pytest.approx(1.9)
+
+
 @given(
     st.lists(st.integers(0, 5), max_size=60),
     st.integers(1, 70),

@@ -52,6 +52,19 @@ def test_a_cheap_look_from_the_head_is_soon_taken_again() -> None:
     assert cursor.is_at_head(0.0101)
 
 
+def test_a_claim_that_is_to_look_from_the_head_has_no_positions() -> None:
+    cursor = ClaimCursor()
+    cursor.advance([claimed(1)], 0.0, 0.1)
+    assert cursor.since(5.0) == {}
+
+
+def test_the_share_is_of_the_time_that_the_look_took() -> None:
+    cursor = ClaimCursor()
+    cursor.advance([claimed(1)], 100.0, 100.1)
+    assert not cursor.is_at_head(100.99)
+    assert cursor.is_at_head(101.01)
+
+
 def test_a_look_from_the_head_forgets_the_positions() -> None:
     cursor = ClaimCursor()
     cursor.advance([claimed(1), claimed(2, "mail")], 0.0, 0.5)

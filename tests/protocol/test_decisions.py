@@ -44,6 +44,7 @@ def test_attempt_has_exactly_one_consequence(
     had_its_fate = record is not None
     assert [is_retried, ending.is_dead, had_its_fate].count(True) == 1
     assert ending.attempt is attempt
+    assert type(ending.is_dead) is bool
     if is_retried:
         assert ending.retry_delay_s == delay_s, "a delay of 0 s is a retry too"
         assert attempt.attempt < attempt.max_attempts, "the next attempt would be one too many"

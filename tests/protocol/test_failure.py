@@ -96,6 +96,25 @@ def test_str_that_fails_is_told(kind: type[Exception]) -> None:
     assert described.type.endswith(kind.__qualname__)
 
 
+def test_what_broke_while_it_was_described_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert describe_error(Unspeakable()).message == "<str() of the exception raised RuntimeError>"
+
+    def broken(_: BaseException) -> list[str]:
+        raise RecursionError
+
+    monkeypatch.setattr("traceback.format_exception", broken)
+    told = "<the traceback could not be formatted: RecursionError>"
+    assert describe_error(ValueError("boom")).traceback == told
+
+
+@pytest.mark.parametrize("kind", ["short", "as long as it may be"])
+def test_traceback_that_fits_is_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = ["Traceback\n", "x" * (MAX_TRACEBACK_CHARACTERS - 10) if kind != "short" else "boom"]
+    monkeypatch.setattr("traceback.format_exception", lambda _: parts)
+
+    assert describe_error(ValueError()).traceback == "".join(parts)
+
+
 def test_traceback_keeps_its_end() -> None:
     def recurse(depth: int) -> None:
         if depth == 0:
