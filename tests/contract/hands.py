@@ -34,13 +34,9 @@ class AsyncBillingSession(AsyncSession):
 Kind = type[Any]
 
 SESSIONS: tuple[Kind, ...] = (Session, BillingSession, AsyncSession, AsyncBillingSession)
-SQLALCHEMY: tuple[Kind, ...] = (Connection, AsyncConnection, *SESSIONS)
-ASYNC: tuple[Kind, ...] = (
-    psycopg.AsyncConnection,
-    AsyncConnection,
-    AsyncSession,
-    AsyncBillingSession,
-)
+"""With classes of a service's own, which only the tests about sessions try."""
+SQLALCHEMY: tuple[Kind, ...] = (Connection, AsyncConnection, Session, AsyncSession)
+ASYNC: tuple[Kind, ...] = (psycopg.AsyncConnection, AsyncConnection, AsyncSession)
 ON_POSTGRES: tuple[Kind, ...] = (psycopg.Connection, psycopg.AsyncConnection, *SQLALCHEMY)
 ON_SQLITE: tuple[Kind, ...] = (sqlite3.Connection, *SQLALCHEMY)
 
