@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jobq.errors import InvalidArguments
+from jobq.errors import InvalidArguments, UnreadableArguments
 from jobq.protocol.arguments import MAX_DEPTH, Arguments
 
 MAX_BYTES = 1_000_000
@@ -113,3 +113,14 @@ def test_depth_is_refused_above_its_limit_only(depth: int, is_dict: bool) -> Non
     else:
         with pytest.raises(InvalidArguments, match="nested deeper"):
             ARGUMENTS.encode((value,), {}, max_bytes=MAX_BYTES)
+
+
+def test_a_class_that_nothing_makes_from_json_is_named() -> None:
+    class Plain: ...
+
+    def take(value: Plain) -> None: ...
+
+    parameters = list(inspect.signature(take, eval_str=True, locals=locals()).parameters.values())
+
+    with pytest.raises(UnreadableArguments, match=r"cannot make .*Plain.* from JSON"):
+        Arguments("shop.charge", parameters).decode('{"value":1}')
