@@ -44,6 +44,16 @@ def test_ceiling_doubles_up_to_the_cap(attempt: int, ceiling_s: float) -> None:
     assert Retry(base_s=2, cap_s=50).delay_s(attempt, 0.5) == ceiling_s / 2
 
 
+@pytest.mark.parametrize(
+    ("base_s", "cap_s"),
+    [(1, math.inf), (math.inf, math.inf), (math.nan, 1), (1, math.nan), (-1, 1), (2, 1)],
+)
+def test_a_backoff_after_which_no_job_is_due_is_refused(base_s: float, cap_s: float) -> None:
+    """Each by name: a random search hardly ever meets a finite base with an infinite cap."""
+    with pytest.raises(InvalidOption, match="finite seconds, with 0 <= base_s <= cap_s"):
+        Retry(base_s=base_s, cap_s=cap_s)
+
+
 @given(st.floats(), st.floats())
 def test_options_are_refused_unless_they_are_finite_and_in_order(
     base_s: float, cap_s: float
