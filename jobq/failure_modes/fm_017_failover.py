@@ -43,13 +43,13 @@ def play(shop: Shop, *, is_synchronous: bool = True) -> Finding:
             wait_for_standby(site)
         job_id = site.enqueue()
         lease = site.claim_one("A")
-        _wait(site, CAUGHT_UP, "the standby to have caught up")
-        _cut_link(site, standby)
+        wait_for(site, CAUGHT_UP, "the standby to have caught up")
+        cut_link(site, standby)
 
-        charging = threads.submit(_told, lambda: _charge(site, lease, "A"))
-        enqueuing = threads.submit(_told, site.enqueue)
+        charging = threads.submit(told, lambda: charge_as(site, lease, "A"))
+        enqueuing = threads.submit(told, site.enqueue)
         if is_synchronous:
-            _wait(site, TWO_WAIT, "two commits to wait for the standby")
+            wait_for(site, TWO_WAIT, "two commits to wait for the standby")
         else:
             wait_until(lambda: charging.done() and enqueuing.done(), "two commits")
         shop.server.stop("immediate")  # and it never comes back
@@ -71,7 +71,7 @@ def _judge(
     is_enqueued = bool(site.sql(f"SELECT 1 FROM jobq.jobs WHERE id <> {job_id}"))
     # Life goes on: the lease expires, and whoever claims the job charges it.
     site.recover(lease)
-    _charge(site, site.claim_one("B"), "B")
+    charge_as(site, site.claim_one("B"), "B")
     harms = [
         *(["told committed, undone and run again"] if is_told_committed > is_committed else []),
         *(["an acknowledged job is gone"] if enqueued is not None and not is_enqueued else []),
@@ -107,25 +107,27 @@ def wait_for_standby(site: Shop) -> None:
     """From now on no commit is acknowledged before the standby has it."""
     site.sql(SYNCHRONOUS)
     site.sql(RELOAD)
-    _wait(site, IS_SYNCHRONOUS, "the standby to be synchronous")
+    wait_for(site, IS_SYNCHRONOUS, "the standby to be synchronous")
 
 
-def _cut_link(site: Shop, standby: EmbeddedPostgres) -> None:
+def cut_link(site: Shop, standby: EmbeddedPostgres) -> None:
+    """The standby goes on with what it has, and gets no more."""
     url = make_url(standby.url())
     with Shop(open_database(url, schema="jobq"), standby.url()) as replica:
         replica.sql(CUT)
         replica.sql(RELOAD)
-    _wait(site, IS_CUT, "the link to be cut")
+    wait_for(site, IS_CUT, "the link to be cut")
 
 
-def _charge(site: Shop, lease: Lease, worker: str) -> int:
+def charge_as(site: Shop, lease: Lease, worker: str) -> int:
+    """Charge and commit, whole; return the job's id."""
     effect = site.effect(lease, worker)
     effect.charge()
     effect.commit()
     return lease.job_id
 
 
-def _told(action: Callable[[], int]) -> int | None:
+def told(action: Callable[[], int]) -> int | None:
     """The answer, or None when there was an error in its place."""
     try:
         return action()
@@ -133,7 +135,8 @@ def _told(action: Callable[[], int]) -> int | None:
         return None
 
 
-def _wait(site: Shop, question: str, what: str) -> None:
+def wait_for(site: Shop, question: str, what: str) -> None:
+    """Ask the site's database until it answers yes."""
     wait_until(lambda: bool(site.sql(question)[0][0]), what)
 
 
