@@ -102,8 +102,10 @@ def _sweep(
 def force(transaction: OpenTransaction, settings: dict[str, str]) -> None:
     """Set the planner's switches until the transaction ends."""
     calls = [f"set_config('{name}', '{value}', true)" for name, value in settings.items()]
-    # A plan kept from before would not be made again for another switch.
+    # A plan kept from before would not be made again for another switch. What is switched off is
+    # reckoned as so dear that it would be compiled each time.
     calls.append("set_config('plan_cache_mode', 'force_custom_plan', true)")
+    calls.append("set_config('jit', 'off', true)")
     transaction.sql(f"SELECT {', '.join(calls)}")
 
 
