@@ -57,7 +57,9 @@ def postgres_place(url: str | None) -> Iterator[Place]:
         name = f"jobq_bench_{uuid.uuid4().hex}"
         admin.execute(f"CREATE DATABASE {name}".encode())
         try:
-            own_url = conninfo(address.set(database=name))
+            own_url = address.set(drivername="postgresql", database=name).render_as_string(
+                hide_password=False
+            )
             schema.upgrade(own_url)
             yield own_url
         finally:
