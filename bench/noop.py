@@ -3,7 +3,7 @@
 Measured: a real `Worker` that drains jobs whose handlers only count, `async def` and `def`, at
 concurrency 10 (the default) and at concurrency 100 with 100 jobs leased ahead; each job ends DONE
 with its commit record. Beside: one thread that completes 100 jobs and claims the next 100 in one
-transaction, with the worker's own store on the worker's own kind of connection.
+statement, with the worker's own store on the worker's own kind of connection.
 
 Fair because the jobs and the statements are the worker's own. The loop calls no handlers, keeps no
 lease alive and survives nothing, so the ratio shows what the worker's runtime costs; at concurrency
@@ -17,8 +17,7 @@ from time import perf_counter
 
 from bench.harness import Figure, Measure, Place, Progress, alternate, compare, drain, fill
 from jobq import JobQueue
-from jobq.protocol.values import ClaimedJob
-from jobq.store.step import Step
+from jobq.protocol.values import Claim, ClaimedJob
 from jobq.worker import WorkerSettings
 
 JOBS = 20_000
@@ -55,21 +54,17 @@ def _loop(url: str) -> float:
     fill(app, [app.task(name=TASK)(progress.tick).request()] * JOBS)
     store, link = app.database.store, app.database.link()
 
-    def complete_and_claim(claimed: list[ClaimedJob]) -> Step[list[ClaimedJob]]:
-        refused = yield from store.complete([job.lease for job in claimed])
-        assert not refused, f"nobody else claims here, yet {refused}"
-        queues, tasks = ["default"], [TASK]
-        return (
-            yield from store.claim(
-                worker="bench", queues=queues, tasks=tasks, limit=BATCH, lease_s=60.0
-            )
-        )
+    def exchange(claimed: list[ClaimedJob]) -> list[ClaimedJob]:
+        claim = Claim("bench", ["default"], [TASK], BATCH, lease_s=60.0)
+        exchanged = link.run(store.exchange([job.lease for job in claimed], (), claim))
+        assert not exchanged.unrecorded, "nobody else claims here"
+        return exchanged.claimed
 
-    claimed = link.run(complete_and_claim([]))
+    claimed = exchange([])
     while claimed:
         for _ in claimed:
             progress.tick()
-        claimed = link.run(complete_and_claim(claimed))
+        claimed = exchange(claimed)
     ended_s = perf_counter()
     assert progress.all_ticked.is_set(), "the loop ended before every job was done"
     link.close()

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import IsolationLevel, errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
+from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL
@@ -26,6 +27,7 @@ from jobq.database.execute import (
     AsyncPsycopgConnection,
     PsycopgConnection,
     execute,
+    execute_alone,
     execute_async,
 )
 from jobq.database.sqlalchemy import (
@@ -67,6 +69,15 @@ SELECT set_config('idle_in_transaction_session_timeout',
        set_config('synchronous_commit',
                   CASE current_setting('synchronous_commit')
                       WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
+"""
+# jobq's own statements, on its own connections: planned once, for tables of any size. Planning
+# EXCHANGE costs as much as running it for ten jobs, and its one right plan is known: by the keys,
+# row by row. A plan from when the queue was empty would otherwise be kept when it is long.
+PLAN_ONCE = """
+SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
+       set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false),
+       set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false),
+       set_config('jit', 'off', false)
 """
 POOL_TIMEOUT_S = 10.0
 # The pool waits longer and longer between its tries, and all requests wait with it: give up soon,
@@ -226,6 +237,10 @@ class PostgresDatabase(Database):
         # cycle holds the rows of other jobs' leases too.
         with self._translated():
             self._configure(connection)
+            connection.autocommit = True
+            connection.execute(PLAN_ONCE)
+        # By default a number's size decides on its type, and each combination is another statement.
+        connection.adapters.register_dumper(int, Int8Dumper)
         return connection
 
     def supports(self, kind: type[Any]) -> bool:
@@ -325,8 +340,8 @@ class _PostgresLink(Link):
     def run(self, step: Step[T]) -> T:
         if self._connection is None or self._connection.closed:
             self._connection = self._database.connect()
-        with self._database._translated(), self._connection.transaction():  # noqa: SLF001
-            return execute(step, self._connection)
+        with self._database._translated():  # noqa: SLF001
+            return execute_alone(step, self._connection)
 
     def close(self) -> None:
         if self._connection is not None:

@@ -11,7 +11,7 @@ from jobq.failure_modes.shop import LEASE_S, TASK, Shop
 from jobq.failure_modes.transactions import OpenTransaction, parties_of
 from jobq.failure_modes.weakened import by
 from jobq.store import Store
-from jobq.store.postgres import CLAIM, PROMOTE
+from jobq.store.postgres import EXCHANGE, PROMOTE
 from jobq.store.step import Statement, Step
 
 JOBS = 20
@@ -32,7 +32,7 @@ for which it would leave its usual plan by itself."""
 # What everybody writes. Nothing in it says that the sub-select is to be run once, and a plan that
 # runs it for every row of the table locks another row each time.
 INSTEAD = {
-    CLAIM: CLAIM.replace("ctid = ANY (ARRAY(", "ctid IN (").replace(
+    EXCHANGE: EXCHANGE.replace("ctid = ANY (ARRAY(", "ctid IN (").replace(
         "LIMIT %(limit)s))", "LIMIT %(limit)s)"
     ),
     PROMOTE: PROMOTE.replace("job_id = ANY (ARRAY(", "job_id IN (").replace(

@@ -11,7 +11,7 @@ from jobq.failure_modes.transactions import WAIT_S, OpenTransaction, parties_of
 from jobq.failure_modes.weakened import by
 from jobq.protocol.values import ClaimedJob
 from jobq.store import Store
-from jobq.store.postgres import CLAIM, PostgresStore
+from jobq.store.postgres import EXCHANGE, PostgresStore
 from jobq.store.step import Statement, Step
 
 GATE_KEY = 30
@@ -59,7 +59,7 @@ class _FreeWithoutLease(PostgresStore):
     """What is missing: a place. Nothing is taken out of `ready`; the lease alone tells who runs."""
 
     def _statement(self, template: str, **params: object) -> Statement:
-        instead = CLAIM_WITHOUT_LEASE if template == CLAIM else template
+        instead = CLAIM_WITHOUT_LEASE if template == EXCHANGE else template
         return super()._statement(instead, **params)
 
 

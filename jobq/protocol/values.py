@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -56,6 +57,29 @@ class Position(NamedTuple):
     priority: int
     due_at: datetime
     job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a worker asks for."""
+
+    worker: str
+    queues: Sequence[str]
+    """In the order in which they are to be served."""
+    tasks: Sequence[str]
+    limit: int
+    lease_s: float
+    since: Mapping[str, Position] = field(default_factory=dict)
+    """Where to begin in a queue's line, for those that need not be looked through from the head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What came of handing in what ended and asking for what is next."""
+
+    claimed: list[ClaimedJob]
+    unrecorded: list[Lease]
+    """Attempts without an effect whose return wrote no record: refused, or told before."""
 
 
 @dataclass(frozen=True, slots=True)

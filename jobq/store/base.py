@@ -16,8 +16,10 @@ from jobq.errors import AlreadyCommitted, JobNotFound, JobqError, LeaseLost
 from jobq.protocol.decisions import EXPIRED, Ending, ending_of, recovered
 from jobq.protocol.states import AttemptEnd, Outcome, Stage, State
 from jobq.protocol.values import (
+    Claim,
     ClaimedJob,
     EndedAttempt,
+    Exchanged,
     FailedAttempt,
     Heartbeat,
     JobRequest,
@@ -36,6 +38,7 @@ RetryDelay = Callable[[LeasedAttempt], float]
 """Seconds until the next attempt of a job whose lease expired."""
 
 NOWHERE: Mapping[str, Position] = {}
+NOTHING = Claim(worker="", queues=(), tasks=(), limit=0, lease_s=0.0)
 
 # A job that moves between two looks is found by the next; this many misses mean torn rows.
 MAX_CHASE = 100
@@ -62,7 +65,6 @@ class Store(ABC):
     def ready_queues(self) -> Step[list[str]]:
         """Return the queues that have ready jobs."""
 
-    @abstractmethod
     def claim(
         self,
         *,
@@ -79,6 +81,8 @@ class Store(ABC):
         when the job became due. Each claim counts as an attempt. A queue that `since` names is
         looked through from that position on, where that saves the way to it.
         """
+        claim = Claim(worker, queues, tasks, limit, lease_s, since)
+        return (yield from self._exchange((), (), claim)).claimed
 
     @abstractmethod
     def unknown_tasks(self, *, queues: Sequence[str], tasks: Sequence[str]) -> Step[list[str]]:
@@ -128,20 +132,39 @@ class Store(ABC):
 
     def complete(self, leases: Sequence[Lease]) -> Step[list[RefusedReport]]:
         """Record and finalize jobs that have no effect in this database, as a group."""
-        written = yield from self._complete(leases)
-        missing = [lease for lease in leases if lease not in written]
-        if not missing:
-            return []
-        records = yield from self._records(missing)
-        return [
-            RefusedReport(lease, Stage.COMMIT, records.get(lease.job_id))
-            for lease in missing
-            if records.get(lease.job_id) != _commit_of(lease)
-        ]
+        exchanged = yield from self._exchange(leases, (), NOTHING)
+        return (yield from self.refusals(exchanged.unrecorded))
 
-    @abstractmethod
     def finalize(self, leases: Sequence[Lease]) -> Step[None]:
         """COMMITTED becomes DONE: remove the leases of jobs whose record exists."""
+        yield from self._exchange((), leases, NOTHING)
+
+    def exchange(
+        self,
+        returned: Sequence[Lease],
+        committed: Sequence[Lease],
+        claim: Claim,
+        *,
+        is_alone: bool = True,
+    ) -> Step[Exchanged]:
+        """`complete`, `finalize` and `claim` in one: a worker's way to the next jobs.
+
+        When it is alone in its transaction that is, on PostgreSQL, one statement and one round
+        trip. What was returned and is found unrecorded is for `refusals` to explain.
+        """
+        return self._exchange(returned, committed, claim, is_whole=is_alone)
+
+    def refusals(self, unrecorded: Sequence[Lease]) -> Step[list[RefusedReport]]:
+        """Explain why these returned attempts wrote no record. One that finds its own had told
+        of it before, and the answer was lost."""
+        if not unrecorded:
+            return []
+        records = yield from self._records(unrecorded)
+        return [
+            RefusedReport(lease, Stage.COMMIT, records.get(lease.job_id))
+            for lease in unrecorded
+            if records.get(lease.job_id) != _commit_of(lease)
+        ]
 
     def fail(self, failures: Sequence[FailedAttempt]) -> Step[Reported]:
         """End failed attempts: to `scheduled` for another, or dead. A lost lease or a recorded
@@ -275,8 +298,15 @@ class Store(ABC):
     def _lock_expired(self, limit: int) -> Step[list[LeasedAttempt]]: ...
 
     @abstractmethod
-    def _complete(self, leases: Sequence[Lease]) -> Step[frozenset[Lease]]:
-        """Record and finalize; return the leases whose record this call wrote."""
+    def _exchange(
+        self,
+        returned: Sequence[Lease],
+        committed: Sequence[Lease],
+        claim: Claim,
+        *,
+        is_whole: bool = False,
+    ) -> Step[Exchanged]:
+        """Record and finalize `returned`, finalize `committed`, and lease what is claimed."""
 
     @abstractmethod
     def _end(self, endings: Sequence[Ending]) -> Step[None]: ...

@@ -10,15 +10,18 @@ because the statement may have waited. Both are the database's clock: a worker's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 
 from jobq.models import DEFAULT_SCHEMA
 from jobq.protocol.decisions import Ending
 from jobq.protocol.states import Outcome, State
 from jobq.protocol.values import (
-    ClaimedJob,
+    Claim,
     EndedAttempt,
+    Exchanged,
     JobRequest,
     JobStatus,
     Lease,
@@ -27,8 +30,8 @@ from jobq.protocol.values import (
     Record,
     RefusedReport,
 )
-from jobq.store.base import NOWHERE, Store, job_not_found
-from jobq.store.rows import JobRow, claimed_job, ended_attempt, job_status
+from jobq.store.base import Store, job_not_found
+from jobq.store.rows import JobRow, ended_attempt, exchanged, job_status
 from jobq.store.step import Statement, Step
 
 # One statement for one job or many. The id is drawn before the insert, so that the rows of both
@@ -97,13 +100,44 @@ SELECT queue FROM queues WHERE queue IS NOT NULL
 
 HEAD = Position(-32_768, datetime(1, 1, 1, tzinfo=UTC), 0)
 
-# The row that is locked is the row that decides: a claim deletes from `ready` and asks no other
-# table whether the job is free (a NOT EXISTS on another table would be answered from a snapshot
-# older than the lock, and two workers would get the job). The LATERAL runs queue by queue and
-# the outer LIMIT stops it, so exactly the claimed rows are locked. `ready` rows are never
-# updated, so the row a ctid names cannot move between the lock and the delete.
-CLAIM = """
-WITH taken AS (
+# What ended goes out and what is next comes in, as one statement and one transaction.
+#
+# `held` locks the leases of the attempts that ended, in the order of their jobs: those without an
+# effect in this database get their record here (`returned`), the others have theirs and are only
+# finalized. `taken` and `lease` claim: the row that is locked is the row that decides. A claim
+# deletes from `ready` and asks no other table whether the job is free (a NOT EXISTS on another
+# table would be answered from a snapshot older than the lock, and two workers would get the job).
+# The LATERAL runs queue by queue and the outer LIMIT stops it, so exactly the claimed rows are
+# locked. `ready` rows are never updated, so the row a ctid names cannot move between the lock and
+# the delete.
+#
+# Every table is reached by keys made before (arrays, LATERAL): a join is the planner's to order,
+# and on statistics from before the queue filled it would read a whole table for each batch.
+EXCHANGE = """
+WITH ended AS MATERIALIZED (
+    SELECT * FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[], %(are_recorded)s::boolean[])
+      AS named (job_id, token, is_recorded)
+    ORDER BY job_id
+), held AS MATERIALIZED (
+    SELECT lease.job_id, lease.token, ended.is_recorded
+    FROM ended CROSS JOIN LATERAL (
+        SELECT job_id, token FROM {schema}.leases
+        WHERE shard = %(shard)s AND job_id = ended.job_id
+          AND CASE WHEN ended.is_recorded THEN EXISTS (
+                  SELECT FROM {schema}.commit_records AS record
+                  WHERE record.shard = %(shard)s AND record.job_id = ended.job_id)
+              ELSE token = ended.token END
+        FOR UPDATE) AS lease
+), finalized AS (
+    DELETE FROM {schema}.leases
+    WHERE shard = %(shard)s AND job_id = ANY (ARRAY(SELECT job_id FROM held))
+), returned AS (
+    INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
+    SELECT %(shard)s, job_id, 'committed', token, clock_timestamp() FROM held
+    WHERE NOT is_recorded
+    ON CONFLICT (shard, job_id) DO NOTHING
+    RETURNING job_id, token
+), taken AS (
     DELETE FROM {schema}.ready
     WHERE ctid = ANY (ARRAY(
         SELECT due.ctid
@@ -132,7 +166,9 @@ SELECT lease.job_id, lease.token, jobs.queue, jobs.task, jobs.args::text, jobs.p
        lease.due_at, lease.attempt, jobs.max_attempts, jobs.idempotency_key, jobs.created_at
 FROM lease CROSS JOIN LATERAL (
     SELECT * FROM {schema}.jobs WHERE shard = %(shard)s AND id = lease.job_id OFFSET 0) AS jobs
-ORDER BY array_position(%(queues)s::text[], jobs.queue), jobs.priority, lease.due_at, lease.job_id
+UNION ALL
+SELECT job_id, token, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM ended
+WHERE NOT is_recorded AND (job_id, token) NOT IN (SELECT job_id, token FROM returned)
 """
 
 UNKNOWN_TASKS = """
@@ -221,39 +257,6 @@ WHERE leases.shard = %(shard)s AND leases.lease_expires_at <= statement_timestam
 ORDER BY leases.lease_expires_at
 LIMIT %(limit)s
 FOR UPDATE OF leases SKIP LOCKED
-"""
-
-# Record and finalize in one statement, for jobs with no effect in this database.
-COMPLETE = """
-WITH held AS MATERIALIZED (
-    SELECT leases.job_id, leases.token
-    FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
-    JOIN {schema}.leases
-      ON leases.shard = %(shard)s AND leases.job_id = named.job_id AND leases.token = named.token
-    ORDER BY leases.job_id
-    FOR UPDATE OF leases
-), finalized AS (
-    DELETE FROM {schema}.leases USING held
-    WHERE leases.shard = %(shard)s AND leases.job_id = held.job_id
-)
-INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
-SELECT %(shard)s, job_id, 'committed', token, clock_timestamp() FROM held
-ON CONFLICT (shard, job_id) DO NOTHING
-RETURNING job_id, token
-"""
-
-FINALIZE = """
-WITH done AS MATERIALIZED (
-    SELECT leases.job_id
-    FROM unnest(%(job_ids)s::bigint[]) AS named (job_id)
-    JOIN {schema}.leases ON leases.shard = %(shard)s AND leases.job_id = named.job_id
-    JOIN {schema}.commit_records AS record
-      ON record.shard = %(shard)s AND record.job_id = leases.job_id
-    ORDER BY leases.job_id
-    FOR UPDATE OF leases
-)
-DELETE FROM {schema}.leases USING done
-WHERE leases.shard = %(shard)s AND leases.job_id = done.job_id
 """
 
 # Every lease named here is locked by this transaction, so nothing can have changed since.
@@ -424,30 +427,6 @@ class PostgresStore(Store):
         rows = yield self._statement(READY_QUEUES)
         return [queue for (queue,) in rows]
 
-    def claim(
-        self,
-        *,
-        worker: str,
-        queues: Sequence[str],
-        tasks: Sequence[str],
-        limit: int,
-        lease_s: float,
-        since: Mapping[str, Position] = NOWHERE,
-    ) -> Step[list[ClaimedJob]]:
-        begin = [since.get(queue, HEAD) for queue in queues]
-        rows = yield self._statement(
-            CLAIM,
-            worker=worker,
-            queues=list(queues),
-            from_priorities=[position.priority for position in begin],
-            from_due_ats=[position.due_at for position in begin],
-            from_job_ids=[position.job_id for position in begin],
-            tasks=list(tasks),
-            limit=limit,
-            lease_s=lease_s,
-        )
-        return [claimed_job(row) for row in rows]
-
     def unknown_tasks(self, *, queues: Sequence[str], tasks: Sequence[str]) -> Step[list[str]]:
         rows = yield self._statement(UNKNOWN_TASKS, queues=list(queues), tasks=list(tasks))
         return [task for (task,) in rows]
@@ -455,9 +434,6 @@ class PostgresStore(Store):
     def confirm_record(self, lease: Lease) -> Step[bool]:
         rows = yield self._statement(CONFIRM_RECORD, job_id=lease.job_id, token=lease.token)
         return bool(rows)
-
-    def finalize(self, leases: Sequence[Lease]) -> Step[None]:
-        yield self._statement(FINALIZE, job_ids=[lease.job_id for lease in leases])
 
     def record_refusals(self, worker: str, refused: Sequence[RefusedReport]) -> Step[None]:
         yield self._statement(
@@ -517,9 +493,29 @@ class PostgresStore(Store):
         rows = yield self._statement(LOCK_EXPIRED, limit=limit)
         return [LeasedAttempt(Lease(row[0], row[1]), *row[2:]) for row in rows]
 
-    def _complete(self, leases: Sequence[Lease]) -> Step[frozenset[Lease]]:
-        rows = yield self._statement(COMPLETE, **_named(leases))
-        return frozenset(Lease(*row) for row in rows)
+    def _exchange(
+        self,
+        returned: Sequence[Lease],
+        committed: Sequence[Lease],
+        claim: Claim,
+        *,
+        is_whole: bool = False,
+    ) -> Step[Exchanged]:
+        begin = [claim.since.get(queue, HEAD) for queue in claim.queues]
+        statement = self._statement(
+            EXCHANGE,
+            **_named([*returned, *committed]),
+            are_recorded=[False] * len(returned) + [True] * len(committed),
+            worker=claim.worker,
+            queues=list(claim.queues),
+            from_priorities=[position.priority for position in begin],
+            from_due_ats=[position.due_at for position in begin],
+            from_job_ids=[position.job_id for position in begin],
+            tasks=list(claim.tasks),
+            limit=claim.limit,
+            lease_s=claim.lease_s,
+        )
+        return exchanged(claim, (yield replace(statement, is_whole=is_whole)))
 
     def _end(self, endings: Sequence[Ending]) -> Step[None]:
         if not endings:
@@ -556,9 +552,13 @@ class PostgresStore(Store):
         return bool(rows)
 
     def _statement(self, template: str, **params: object) -> Statement:
-        # Quoted: a schema may be named by a reserved word ("order").
-        sql = template.replace("{schema}", f'"{self.schema}"')
-        return Statement(sql, {"shard": self.shard, **params})
+        return Statement(_in_schema(template, self.schema), {"shard": self.shard, **params})
+
+
+@cache
+def _in_schema(template: str, schema: str) -> str:
+    # Quoted: a schema may be named by a reserved word ("order").
+    return template.replace("{schema}", f'"{schema}"')
 
 
 def _named(leases: Sequence[Lease]) -> dict[str, list[int]]:

@@ -7,8 +7,16 @@ from typing import NamedTuple
 from uuid import UUID
 
 from jobq.protocol.states import AttemptEnd, Outcome, State
-from jobq.protocol.values import AttemptError, ClaimedJob, EndedAttempt, JobStatus, Lease
-from jobq.store.step import Row
+from jobq.protocol.values import (
+    AttemptError,
+    Claim,
+    ClaimedJob,
+    EndedAttempt,
+    Exchanged,
+    JobStatus,
+    Lease,
+)
+from jobq.store.step import Row, Rows
 
 
 class JobRow(NamedTuple):
@@ -106,6 +114,14 @@ def claimed_job(row: Row) -> ClaimedJob:
         idempotency_key=key,
         created_at=created_at.astimezone(UTC),
     )
+
+
+def exchanged(claim: Claim, rows: Rows) -> Exchanged:
+    """Rows of claimed jobs, and those with nothing but a lease that got no record."""
+    claimed = [claimed_job(row) for row in rows if row[2] is not None]
+    rank = {queue: number for number, queue in enumerate(claim.queues)}
+    claimed.sort(key=lambda job: (rank[job.queue], job.priority, job.due_at, job.lease.job_id))
+    return Exchanged(claimed, [Lease(row[0], row[1]) for row in rows if row[2] is None])
 
 
 def _utc(moment: datetime | None) -> datetime | None:

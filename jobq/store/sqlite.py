@@ -11,24 +11,25 @@ Times are whole milliseconds since 1970, by SQLite's own clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from jobq.protocol.decisions import Ending
 from jobq.protocol.states import Outcome, State
 from jobq.protocol.values import (
+    Claim,
     ClaimedJob,
     EndedAttempt,
+    Exchanged,
     JobRequest,
     JobStatus,
     Lease,
     LeasedAttempt,
-    Position,
     Record,
     RefusedReport,
 )
-from jobq.store.base import NOWHERE, Store, job_not_found
+from jobq.store.base import Store, job_not_found
 from jobq.store.rows import JobRow, claimed_job, ended_attempt, job_status
 from jobq.store.step import Statement, Step
 
@@ -181,7 +182,7 @@ WHERE lease.shard = :shard AND lease.lease_expires_at <= {NOW}
 ORDER BY lease.lease_expires_at LIMIT :limit
 """
 
-COMPLETE = f"""
+RECORD_RETURNED = f"""
 INSERT INTO jobq_commit_records (shard, job_id, outcome, token, recorded_at)
 SELECT shard, job_id, 'committed', token, {NOW} FROM jobq_leases
 WHERE shard = :shard AND (job_id, token) IN ({NAMED})
@@ -354,35 +355,6 @@ class SqliteStore(Store):
         rows = yield self._statement(READY_QUEUES)
         return [queue for (queue,) in rows]
 
-    def claim(
-        self,
-        *,
-        worker: str,
-        queues: Sequence[str],
-        tasks: Sequence[str],
-        limit: int,
-        lease_s: float,
-        since: Mapping[str, Position] = NOWHERE,
-    ) -> Step[list[ClaimedJob]]:
-        # `since` would save nothing: what is deleted is out of the index at once.
-        claimed: list[ClaimedJob] = []
-        for queue in queues:
-            taken = yield self._statement(
-                TAKE_READY, queue=queue, tasks=json.dumps(list(tasks)), limit=limit - len(claimed)
-            )
-            if not taken:
-                continue
-            named = json.dumps([list(row) for row in taken])
-            yield self._statement(INSERT_LEASES, taken=named, worker=worker, lease_ms=_ms(lease_s))
-            rows = yield self._statement(CLAIMED, taken=named)
-            claimed += [
-                claimed_job((*row[:6], from_ms(row[6]), *row[7:9], UUID(row[9]), from_ms(row[10])))
-                for row in rows
-            ]
-            if len(claimed) >= limit:
-                break
-        return claimed
-
     def unknown_tasks(self, *, queues: Sequence[str], tasks: Sequence[str]) -> Step[list[str]]:
         rows = yield self._statement(
             UNKNOWN_TASKS, queues=json.dumps(list(queues)), tasks=json.dumps(list(tasks))
@@ -392,9 +364,6 @@ class SqliteStore(Store):
     def confirm_record(self, lease: Lease) -> Step[bool]:
         rows = yield self._statement(CONFIRM_RECORD, job_id=lease.job_id, token=lease.token)
         return bool(rows)
-
-    def finalize(self, leases: Sequence[Lease]) -> Step[None]:
-        yield self._statement(FINALIZE, job_ids=_job_ids(leases))
 
     def record_refusals(self, worker: str, refused: Sequence[RefusedReport]) -> Step[None]:
         reports = [
@@ -471,10 +440,49 @@ class SqliteStore(Store):
         rows = yield self._statement(EXPIRED, limit=limit)
         return [LeasedAttempt(Lease(row[0], row[1]), *row[2:]) for row in rows]
 
-    def _complete(self, leases: Sequence[Lease]) -> Step[frozenset[Lease]]:
-        rows = yield self._statement(COMPLETE, leases=_named(leases))
-        yield self._statement(DELETE_LEASES, leases=_named(leases))
-        return frozenset(Lease(*row) for row in rows)
+    def _exchange(
+        self,
+        returned: Sequence[Lease],
+        committed: Sequence[Lease],
+        claim: Claim,
+        *,
+        is_whole: bool = False,
+    ) -> Step[Exchanged]:
+        # A statement of SQLite's writes one table: several in one transaction, whole or not.
+        written: set[Lease] = set()
+        if returned:
+            rows = yield self._statement(RECORD_RETURNED, leases=_named(returned))
+            written = {Lease(*row) for row in rows}
+            yield self._statement(DELETE_LEASES, leases=_named(returned))
+        if committed:
+            yield self._statement(FINALIZE, job_ids=_job_ids(committed))
+        claimed = yield from self._take(claim)
+        return Exchanged(claimed, [lease for lease in returned if lease not in written])
+
+    def _take(self, claim: Claim) -> Step[list[ClaimedJob]]:
+        # `since` would save nothing: what is deleted is out of the index at once.
+        claimed: list[ClaimedJob] = []
+        for queue in claim.queues:
+            if len(claimed) >= claim.limit:
+                break
+            taken = yield self._statement(
+                TAKE_READY,
+                queue=queue,
+                tasks=json.dumps(list(claim.tasks)),
+                limit=claim.limit - len(claimed),
+            )
+            if not taken:
+                continue
+            named = json.dumps([list(row) for row in taken])
+            yield self._statement(
+                INSERT_LEASES, taken=named, worker=claim.worker, lease_ms=_ms(claim.lease_s)
+            )
+            rows = yield self._statement(CLAIMED, taken=named)
+            claimed += [
+                claimed_job((*row[:6], from_ms(row[6]), *row[7:9], UUID(row[9]), from_ms(row[10])))
+                for row in rows
+            ]
+        return claimed
 
     def _end(self, endings: Sequence[Ending]) -> Step[None]:
         if not endings:

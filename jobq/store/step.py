@@ -26,6 +26,8 @@ class Statement:
 
     sql: str
     params: Mapping[str, object]
+    is_whole: bool = False
+    """Whether it is its step's only one: then it needs no BEGIN and no COMMIT around it."""
 
 
 Step = Generator[Statement, Rows, T]

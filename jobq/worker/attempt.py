@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import logging
 import random
-from concurrent.futures import Executor
 from typing import Any
 
 from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
@@ -48,7 +46,7 @@ class Attempt:
         self._task = task
         self._database = database
         self._budget = budget
-        self._running: asyncio.Task[Report] | None = None
+        self._running: asyncio.Task[Any] | None = None
         self._was_cancelled = False
 
     @property
@@ -58,12 +56,6 @@ class Attempt:
     @property
     def is_async(self) -> bool:
         return self._task.handler.is_async
-
-    def start(self, threads: Executor) -> asyncio.Task[Report]:
-        """Run the handler; the task's result is the report, whatever the handler does."""
-        name = f"jobq {self.claimed.task} {self.lease.job_id}"
-        self._running = asyncio.get_running_loop().create_task(self._run(threads), name=name)
-        return self._running
 
     def lose(self) -> None:
         """The lease is gone: cancel an async handler, tell one in a thread."""
@@ -92,27 +84,32 @@ class Attempt:
         )
 
     def _cancel_handler(self) -> None:
-        if self._running is not None and self.is_async:
+        if self._running is not None:
             self._running.cancel()
 
-    async def _run(self, threads: Executor) -> Report:
+    async def run(self) -> Report:
+        """Run an `async def` handler; return the report, whatever the handler does."""
+        self._running = asyncio.current_task()
         try:
-            if self.is_async:
-                await self._run_async()
-            else:
-                # A thread sees the context variables of the loop, as asyncio.to_thread does it.
-                context = contextvars.copy_context()
-                loop = asyncio.get_running_loop()
-                raised = await loop.run_in_executor(threads, context.run, self._run_in_thread)
-                if raised is not None:
-                    raise raised
+            await self._run_async()
         except Refusal as refusal:
-            self.fate.refusal = self.fate.refusal or refusal
-            return self._concluded(Returned(self.lease))
-        except asyncio.CancelledError as error:
-            return self._concluded(self._failure(error))
+            return self._was_refused(refusal)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
             return self._concluded(self._failure(error))
+        return self._concluded(Returned(self.lease))
+
+    def run_in_thread(self) -> Report:
+        """Run a `def` handler in place; return the report, whatever the handler does."""
+        try:
+            self._run_blocking()
+        except Refusal as refusal:
+            return self._was_refused(refusal)
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
+            return self._concluded(self._failure(error))
+        return self._concluded(Returned(self.lease))
+
+    def _was_refused(self, refusal: Refusal) -> Report:
+        self.fate.refusal = self.fate.refusal or refusal
         return self._concluded(Returned(self.lease))
 
     async def _run_async(self) -> None:
@@ -127,15 +124,6 @@ class Attempt:
         ) as effect:
             await handler.function(*handler.leading(self._job, effect), **arguments)
         self.fate.is_committed = True
-
-    def _run_in_thread(self) -> BaseException | None:
-        """Return what the handler raised: as a future's exception, a StopIteration would be lost
-        and the future never done."""
-        try:
-            self._run_blocking()
-        except BaseException as error:  # noqa: BLE001 - raised again in `_run`
-            return error
-        return None
 
     def _run_blocking(self) -> None:
         handler = self._task.handler

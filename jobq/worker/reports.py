@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from jobq.protocol.values import FailedAttempt, Lease, RefusedReport
@@ -67,24 +67,28 @@ class Reports:
         for refused in self.refused:
             yield Reports(refused=[refused])
 
-    def send(self, store: Store, worker: str) -> Step[Sent]:
-        """The step that tells the database."""
-        refused = list(self.refused)
+    @property
+    def is_plain(self) -> bool:
+        """Whether an exchange tells it all, if every return finds its lease."""
+        return not self.failed and not self.refused
+
+    def explain(self, store: Store, worker: str, unrecorded: Sequence[Lease]) -> Step[Sent]:
+        """The step that tells what an exchange does not: failures, refusals, and why returned
+        attempts were not recorded. It waits for no lease: see `Store`'s order of locks."""
+        refused = [*self.refused, *(yield from store.refusals(unrecorded))]
         busy: frozenset[Lease] = frozenset()
-        if self.returned:
-            refused += yield from store.complete(self.returned)
         if self.failed:
             reported = yield from store.fail(self.failed)
             refused += reported.refused
             busy = reported.busy
-        # A duplicate of a committed job finalizes it: its record is there, whoever wrote it.
-        done = self.committed + [report.lease for report in refused if report.record is not None]
-        if done:
-            yield from store.finalize(done)
         if refused:
             yield from store.record_refusals(worker, refused)
         return Sent(
-            again=Reports(failed=[failure for failure in self.failed if failure.lease in busy]),
+            again=Reports(
+                # A duplicate of a committed job finalizes it: its record is there, whoever's.
+                committed=[report.lease for report in refused if report.record is not None],
+                failed=[failure for failure in self.failed if failure.lease in busy],
+            ),
             refused=tuple(refused),
         )
 
@@ -93,6 +97,7 @@ class Reports:
 class Sent:
     """What became of a group of reports."""
 
-    again: Reports
-    """Those whose lease another session had locked."""
-    refused: tuple[RefusedReport, ...]
+    again: Reports = field(default_factory=Reports)
+    """What the next exchange has to tell: leases to finalize, and failures whose lease another
+    session had locked."""
+    refused: tuple[RefusedReport, ...] = ()

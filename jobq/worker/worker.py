@@ -17,30 +17,37 @@ import secrets
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from jobq.database.base import Database, Link
 from jobq.errors import DatabaseUnavailable, InvalidTask
 from jobq.protocol.budget import RetryBudget
-from jobq.protocol.cursor import ClaimCursor
+from jobq.protocol.cursor import HIDDEN_S, ClaimCursor
 from jobq.protocol.retry import Retry
 from jobq.protocol.values import (
+    Claim,
     ClaimedJob,
+    Exchanged,
     Heartbeat,
+    Lease,
     LeasedAttempt,
     Recovered,
     RefusedReport,
 )
+from jobq.store.base import NOTHING
 from jobq.store.step import Step
 from jobq.task import Task
 from jobq.worker.attempt import Attempt
 from jobq.worker.heartbeat import HeartbeatThread
 from jobq.worker.options import WorkerOptions
-from jobq.worker.reports import Reports, Sent
+from jobq.worker.prefetch import Prefetch
+from jobq.worker.reports import Report, Reports, Sent
+from jobq.worker.threads import HandlerThreads
+from jobq.worker.workload import Workload
 
 T = TypeVar("T")
 
@@ -55,6 +62,8 @@ START_PATIENCE_S = 10.0
 """How long a starting worker waits for a database that does not answer."""
 LAST_WORDS_S = 5.0
 """How long a stopping worker tries to hand in its last reports."""
+PACE_S = 0.01
+"""How long a worker that has jobs in hand gathers reports for its next turn, at most."""
 BUSY_PAUSE_S = 0.5
 """How long to leave a lease that another session has locked."""
 
@@ -66,8 +75,8 @@ class OpenDatabase(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Cycle:
-    """What one transaction of the loop brought."""
+class Turn:
+    """What one turn of the loop brought."""
 
     sent: Sent
     claimed: list[ClaimedJob]
@@ -94,22 +103,23 @@ class Worker:
         self._check_tasks()
         self._control: Link = self._database.link()
         self._control_thread = ThreadPoolExecutor(1, thread_name_prefix="jobq-control")
-        self._handler_threads = ThreadPoolExecutor(
-            options.concurrency, thread_name_prefix="jobq-handler"
-        )
         self._heartbeat = HeartbeatThread(
             self._database, self.id, options.lease_s, self._tell_from_thread
         )
+        self._work = Workload(options.concurrency, self._is_stale)
+        self._handler_threads = HandlerThreads(options.concurrency, self._run_in_thread)
+        self._prefetch = Prefetch(options.concurrency, options.prefetch, time.monotonic())
         self._budgets = {name: RetryBudget(task.retry) for name, task in tasks.items()}
         self._cursor = ClaimCursor()
         self._queues: list[str] = []
-        self._buffer: deque[Attempt] = deque()
-        self._running: dict[asyncio.Task[Any], Attempt] = {}
-        self._reports = Reports()
+        self._has_backlog = False
+        """Whether the last claim got all that it asked for: there is more where that came from."""
         self._warned_of: set[str] = set()
         self._next_promote_s = self._next_reconcile_s = self._next_unknown_s = 0.0
+        self._next_queues_s = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
+        self._is_roused = False
         self._is_stopping = False
         self._is_hurried = False
         self.started = asyncio.Event()
@@ -183,17 +193,17 @@ class Worker:
     def has_abandoned_handlers(self) -> bool:
         """Whether handlers were left running: in threads, which Python waits for at exit, or as
         coroutines that refuse to be cancelled."""
-        return bool(self._running)
+        return self._work.has_abandoned
 
     # -- working
 
     async def _serve(self) -> None:
         failures = 0
         while not self._is_stopping:
-            self._wake.clear()
+            self._settle_down()
             try:
                 await self._reconcile_when_due()
-                await self._cycle(self._free())
+                await self._turn(self._work.room(self._prefetch.ahead))
                 failures = 0
             except DatabaseUnavailable as error:
                 failures += 1
@@ -201,47 +211,73 @@ class Worker:
                 logger.warning("the database is away, trying again in %.1f s: %s", pause_s, error)
                 await self._wait(pause_s, until_woken=False)
                 continue
-            self._start_buffered()
-            if not len(self._reports):
-                await self._wait(self.options.poll_s * random.uniform(1, 1.25))  # noqa: S311
+            self._start_waiting()
+            if not self._is_turn_due():
+                await self._wait(
+                    PACE_S if self._has_backlog else self.options.poll_s * random.uniform(1, 1.25)  # noqa: S311
+                )
 
-    def _free(self) -> int:
-        return self.options.capacity - len(self._buffer) - len(self._running)
+    def _is_turn_due(self) -> bool:
+        """With more to be had, when half of what is to wait here has been started: the next comes
+        while the handlers still have the other half. Else as soon as there is something to tell."""
+        if self._has_backlog:
+            return 2 * self._work.waiting <= self._prefetch.ahead
+        return self._work.reports > 0
 
     async def _wait(self, at_most_s: float, *, until_woken: bool = True) -> None:
-        """Sleep until an attempt ends, the worker is stopped, or the time is over."""
+        """Sleep until there is something to do, the worker is stopped, or the time is over."""
         deadline_s = time.monotonic() + at_most_s
         while (left_s := deadline_s - time.monotonic()) > 0 and not self._is_stopping:
             try:
-                await asyncio.wait_for(self._wake.wait(), left_s)
+                async with asyncio.timeout(left_s):
+                    await self._wake.wait()
             except TimeoutError:
                 return
             if until_woken:
                 return
-            self._wake.clear()
+            self._settle_down()
 
-    async def _cycle(self, limit: int) -> None:
-        """Hand in the reports and claim up to `limit` jobs, in one transaction."""
-        sending, self._reports = self._reports, Reports()
+    def _settle_down(self) -> None:
+        self._wake.clear()
+        self._is_roused = False
+
+    def _rouse(self) -> None:
+        """Wake the loop, from any thread; once is enough until it sleeps again."""
+        if not self._is_roused:
+            self._is_roused = True
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def _turn(self, limit: int) -> None:
+        """Hand in the reports and claim up to `limit` jobs."""
+        self._prefetch.observe(self._work.count_ended(), time.monotonic())
+        sending = self._work.take_reports()
+        if limit <= 0 and not len(sending):
+            return
         try:
-            cycle = await self._on_control(lambda: self._run_cycle(sending, limit))
+            turn = await self._on_control(lambda: self._take_turn(sending, limit))
         except BaseException:
             # Not known to have been taken: send them again. Each is fenced by its token.
-            sending.extend(self._reports)
-            self._reports = sending
+            self._work.report(sending)
             raise
-        self._note(cycle.sent)
-        for claimed in cycle.claimed:
-            self._heartbeat.add(claimed.lease, cycle.asked_s)
-            task, budget = self._tasks[claimed.task], self._budgets[claimed.task]
-            self._buffer.append(Attempt(claimed, task, self._database, budget))
-        if limit and len(cycle.claimed) < limit:
-            await self._warn_of_unknown_tasks()
+        self._note(turn.sent)
+        for claimed in turn.claimed:
+            self._heartbeat.add(claimed.lease, turn.asked_s)
+        self._work.add(
+            Attempt(claimed, self._tasks[claimed.task], self._database, self._budgets[claimed.task])
+            for claimed in turn.claimed
+        )
+        if limit > 0:
+            self._has_backlog = len(turn.claimed) == limit
+            if not self._has_backlog:
+                await self._warn_of_unknown_tasks()
 
-    def _run_cycle(self, reports: Reports, limit: int) -> Cycle:
+    def _take_turn(self, reports: Reports, limit: int) -> Turn:
         asked_s = time.monotonic()
+        exchanged = Exchanged([], [])
         try:
-            sent, claimed = self._control.run(self._cycle_step(reports, limit))
+            if limit > 0 or reports.returned or reports.committed:
+                exchanged = self._control.run(self._exchange(reports, limit))
         except DatabaseUnavailable:
             raise
         except Exception:
@@ -249,41 +285,69 @@ class Worker:
                 raise
             # One bad report must not hold up the others, nor the queue.
             logger.exception("a group of %d reports was refused; sending one by one", len(reports))
-            sent, claimed = self._send_singly(reports), []
-        return Cycle(sent, claimed, asked_s)
+            return Turn(self._send_singly(reports), [], asked_s)
+        if reports.is_plain and not exchanged.unrecorded:
+            return Turn(Sent(), exchanged.claimed, asked_s)
+        try:
+            sent = self._control.run(
+                reports.explain(self._database.store, self.id, exchanged.unrecorded)
+            )
+        except DatabaseUnavailable as error:
+            logger.warning("the reports of %d attempts wait: %s", len(reports), error)
+            left = Reports(
+                returned=exchanged.unrecorded, failed=reports.failed, refused=reports.refused
+            )
+            sent = Sent(again=left)
+        except Exception:
+            logger.exception("a group of %d reports was refused; sending one by one", len(reports))
+            sent = self._send_singly(reports)
+        return Turn(sent, exchanged.claimed, asked_s)
 
-    def _cycle_step(self, reports: Reports, limit: int) -> Step[tuple[Sent, list[ClaimedJob]]]:
+    def _exchange(self, reports: Reports, limit: int) -> Step[Exchanged]:
+        """The turn's step. Most turns have nothing to look after but the exchange itself."""
         store = self._database.store
-        sent = yield from reports.send(store, self.id)
-        if limit <= 0 or not self._tasks:
-            return sent, []
-        if time.monotonic() >= self._next_promote_s:
+        if limit <= 0:
+            return (yield from store.exchange(reports.returned, reports.committed, NOTHING))
+        began_s = time.monotonic()
+        is_promoting = began_s >= self._next_promote_s
+        is_looking = self.options.queues is None and (
+            not self._has_backlog or began_s >= self._next_queues_s
+        )
+        if is_promoting:
             moved = yield from store.promote(PROMOTE_LIMIT)
             if moved < PROMOTE_LIMIT:
                 self._next_promote_s = time.monotonic() + PROMOTE_INTERVAL_S
-        began_s = time.monotonic()
-        if self._cursor.is_at_head(began_s):
-            self._queues = list(self.options.queues or (yield from store.ready_queues()))
+        if is_looking:
+            self._queues = yield from store.ready_queues()
+            self._next_queues_s = time.monotonic() + HIDDEN_S
         random.shuffle(self._queues)  # no queue is always served first
-        claimed: list[ClaimedJob] = []
-        if self._queues:
-            claimed = yield from store.claim(
-                worker=self.id,
-                queues=self._queues,
-                tasks=list(self._tasks),
-                limit=limit,
-                lease_s=self.options.lease_s,
-                since=self._cursor.since(began_s),
-            )
-        self._cursor.advance(claimed, began_s, time.monotonic())
-        return sent, claimed
+        claim = Claim(
+            worker=self.id,
+            queues=self._queues,
+            tasks=list(self._tasks),
+            limit=limit,
+            lease_s=self.options.lease_s,
+            since=self._cursor.since(began_s),
+        )
+        exchanged = yield from store.exchange(
+            reports.returned,
+            reports.committed,
+            claim,
+            is_alone=not is_promoting and not is_looking,
+        )
+        self._cursor.advance(exchanged.claimed, began_s, time.monotonic())
+        return exchanged
 
     def _send_singly(self, reports: Reports) -> Sent:
         again = Reports()
         refused: list[RefusedReport] = []
+        store = self._database.store
         for report in reports.singly():
             try:
-                sent = self._control.run(report.send(self._database.store, self.id))
+                exchanged = self._control.run(
+                    store.exchange(report.returned, report.committed, NOTHING)
+                )
+                sent = self._control.run(report.explain(store, self.id, exchanged.unrecorded))
             except DatabaseUnavailable:
                 again.extend(report)
             except Exception:
@@ -307,54 +371,59 @@ class Worker:
             )
 
     def _report_again(self, reports: Reports) -> None:
-        self._reports.extend(reports)
+        self._work.report(reports)
         self._wake.set()
 
-    def _start_buffered(self) -> None:
-        while self._buffer and len(self._running) < self.options.concurrency:
-            attempt = self._buffer.popleft()
-            if self._heartbeat.has_expired(attempt.lease):
-                # The process was frozen, or the database away: leave it to the reconciler.
-                self._heartbeat.remove(attempt.lease)
-                continue
-            running = attempt.start(self._handler_threads)
-            self._running[running] = attempt
-            running.add_done_callback(self._on_ended)
+    def _start_waiting(self) -> None:
+        assert self._loop is not None
+        for attempt in self._work.start():
+            if attempt.is_async:
+                name = f"jobq {attempt.claimed.task} {attempt.lease.job_id}"
+                task = self._loop.create_task(attempt.run(), name=name)
+                self._work.is_run_by(attempt, task)
+                task.add_done_callback(partial(self._on_ended, attempt))
+            else:
+                self._handler_threads.submit(attempt)
 
-    def _on_ended(self, running: asyncio.Task[Any]) -> None:
-        attempt = self._running.pop(running, None)
-        if attempt is None:
-            return  # interrupted, and reported as such
+    def _on_ended(self, attempt: Attempt, task: asyncio.Task[Report]) -> None:
+        # Cancelled before its first step, it has nothing to say for itself.
+        report = attempt.interrupt() if task.cancelled() else task.result()
         self._heartbeat.remove(attempt.lease)
-        if running.cancelled():  # before its first step
-            self._reports.add(attempt.interrupt())
-        else:
-            self._reports.add(running.result())
+        self._work.ended(attempt, report)
         if not self._is_stopping:
-            self._start_buffered()
-        self._wake.set()
+            self._start_waiting()
+        if self._is_turn_due():
+            self._wake.set()
+
+    def _run_in_thread(self, attempt: Attempt) -> Attempt | None:
+        report = attempt.run_in_thread()
+        self._heartbeat.remove(attempt.lease)
+        following = self._work.ended_in_thread(attempt, report)
+        if following is None or self._is_turn_due():
+            self._rouse()
+        return following
 
     # -- leases
+
+    def _is_stale(self, lease: Lease) -> bool:
+        if not self._heartbeat.has_expired(lease):
+            return False
+        self._heartbeat.remove(lease)
+        return True
 
     def _tell_from_thread(self, learned: Heartbeat) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._tell, learned)
 
     def _tell(self, learned: Heartbeat) -> None:
-        kept = deque[Attempt]()
-        for attempt in self._buffer:
-            if attempt.lease in learned.lost:
-                self._heartbeat.remove(attempt.lease)
-            elif attempt.lease in learned.cancelled:
-                self._heartbeat.remove(attempt.lease)
-                self._reports.committed.append(attempt.lease)  # its fate is there: finalize
-            else:
-                kept.append(attempt)
-        self._buffer = kept
-        for attempt in self._running.values():
+        self._work.drop_waiting(learned.lost.__contains__)
+        cancelled = self._work.drop_waiting(learned.cancelled.__contains__)
+        self._work.report(Reports(committed=cancelled))  # their fate is there: finalize
+        for lease in [*learned.lost, *cancelled]:
+            self._heartbeat.remove(lease)
+        for attempt in self._work.all_running():
             if attempt.lease in learned.lost:
                 logger.warning("job %d: its lease was lost", attempt.lease.job_id)
-                self._heartbeat.remove(attempt.lease)
                 attempt.lose()
             elif attempt.lease in learned.cancelled and not attempt.fate.lease_lost.is_set():
                 logger.info("job %d was cancelled", attempt.lease.job_id)
@@ -432,7 +501,7 @@ class Worker:
         goodbye = self._database.store.stop_worker(self.id)
         await self._try_last(lambda: self._on_control(lambda: self._control.run(goodbye)), "leave")
         await asyncio.to_thread(self._heartbeat.stop)
-        self._handler_threads.shutdown(wait=False, cancel_futures=True)
+        self._handler_threads.close()
         self._control_thread.shutdown(wait=True)
         self._control.close()
         await self._database.aclose()
@@ -440,8 +509,7 @@ class Worker:
         logger.info("worker %s stopped", self.id)
 
     async def _give_back_unstarted(self) -> None:
-        unstarted = [attempt.lease for attempt in self._buffer]
-        self._buffer.clear()
+        unstarted = self._work.close()
         if not unstarted:
             return
         for lease in unstarted:
@@ -455,32 +523,30 @@ class Worker:
 
     async def _wait_for_handlers(self) -> None:
         deadline_s = time.monotonic() + self.options.grace_s
-        while self._running and not self._is_hurried and time.monotonic() < deadline_s:
-            self._wake.clear()
+        while self._work.running and not self._is_hurried and time.monotonic() < deadline_s:
+            self._settle_down()
             await self._try_last(self._hand_in, "report", patience_s=0)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(
-                    self._wake.wait(), max(0.0, min(deadline_s - time.monotonic(), 1.0))
-                )
+                async with asyncio.timeout(max(0.0, min(deadline_s - time.monotonic(), 1.0))):
+                    await self._wake.wait()
 
     async def _interrupt_handlers(self) -> None:
         """Cancelled coroutines end now, rolling back; threads cannot be stopped, only outlived."""
-        interrupted = list(self._running.items())
-        for running, attempt in interrupted:
-            running.remove_done_callback(self._on_ended)
-            self._reports.add(attempt.interrupt())
-        coroutines = [running for running, attempt in interrupted if attempt.is_async]
+        interrupted = self._work.abandon()
+        for attempt in interrupted:
+            self._heartbeat.remove(attempt.lease)
+            report = Reports()
+            report.add(attempt.interrupt())
+            self._work.report(report)
+        coroutines = [task for task in interrupted.values() if task is not None]
         if coroutines:
             await asyncio.wait(coroutines, timeout=LAST_WORDS_S)
-        for running, _ in interrupted:
-            if running.done():
-                del self._running[running]
         if interrupted:
             logger.warning("%d handlers were interrupted", len(interrupted))
 
     async def _hand_in(self) -> None:
-        if len(self._reports):
-            await self._cycle(limit=0)
+        if self._work.reports:
+            await self._turn(limit=0)
 
     async def _try_last(
         self,

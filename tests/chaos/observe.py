@@ -7,7 +7,6 @@ its COMMIT. Nothing that jobq decides is changed.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from jobq.protocol.budget import RetryBudget
 from jobq.protocol.values import ClaimedJob, Lease
 from jobq.task import Task
 from jobq.worker.attempt import Attempt
+from jobq.worker.reports import Report
 from tests.chaos.history import Answer, History, Op
 
 C = TypeVar("C")
@@ -40,9 +40,13 @@ def observe(history: History) -> None:
             history.write(Op.CLAIM, **_facts(claimed))
             super().__init__(claimed, task, database, budget)
 
-        def start(self, threads: Executor) -> Any:
+        async def run(self) -> Report:
             history.write(Op.START, **_facts(self.claimed))
-            return super().start(threads)
+            return await super().run()
+
+        def run_in_thread(self) -> Report:
+            history.write(Op.START, **_facts(self.claimed))
+            return super().run_in_thread()
 
     def tell(lease: Lease, error: BaseException | None, *, is_at_commit: bool) -> None:
         fate = error.outcome.value if isinstance(error, AlreadyCommitted) else ""

@@ -66,7 +66,6 @@ FOR KEY SHARE
 """
 BARE_RECORD = "VALUES (%(shard)s, %(job_id)s, 'committed', %(token)s, clock_timestamp())\n"
 UNIQUE = "ON CONFLICT (shard, job_id) DO NOTHING"
-NAMED_HELD = "unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS held (job_id, token)"
 OVERWRITE = """ON CONFLICT (shard, job_id) DO UPDATE
 SET outcome = excluded.outcome, token = excluded.token"""
 
@@ -224,8 +223,8 @@ class SettleByToken:
 class CompleteByToken:
     """The same mistake where a group is completed."""
 
-    def complete(self, leases: Sequence[Lease]) -> Step[list[RefusedReport]]:
-        refused: list[RefusedReport] = yield from super().complete(leases)  # type: ignore[misc]
+    def refusals(self, unrecorded: Sequence[Lease]) -> Step[list[RefusedReport]]:
+        refused: list[RefusedReport] = yield from super().refusals(unrecorded)  # type: ignore[misc]
         return [one for one in refused if one.record is None or one.record.token != one.lease.token]
 
 
@@ -281,7 +280,7 @@ MUTATIONS = (
         "the record is not unique",
         rewritten(
             ("COMMIT_RECORD", UNIQUE, ""),
-            ("COMPLETE", UNIQUE, ""),
+            ("EXCHANGE", UNIQUE, ""),
             ("RECORD_CANCELLED", UNIQUE, ""),
         ),
         "leased: A runs | A runs",
@@ -343,11 +342,11 @@ MUTATIONS = (
         "a lease is finalized without a record",
         rewritten(
             (
-                "FINALIZE",
-                """    JOIN {schema}.commit_records AS record
-      ON record.shard = %(shard)s AND record.job_id = leases.job_id
-""",
-                "",
+                "EXCHANGE",
+                """EXISTS (
+                  SELECT FROM {schema}.commit_records AS record
+                  WHERE record.shard = %(shard)s AND record.job_id = ended.job_id)""",
+                "true",
             )
         ),
         "leased: A finalizes | canceller",
@@ -365,14 +364,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a claim gives the token that was given before",
-        rewritten(("CLAIM", "token + 1, attempts", "greatest(token, 1), attempts")),
+        rewritten(("EXCHANGE", "token + 1, attempts", "greatest(token, 1), attempts")),
         "taken back: promoter | worker",
     ),
     Mutation(
         "a claim leaves the job where it was",
         rewritten(
-            ("CLAIM", "DELETE FROM {schema}.ready\n", "SELECT * FROM {schema}.ready\n"),
-            ("CLAIM", "    RETURNING job_id, priority, due_at, attempts, token\n", ""),
+            ("EXCHANGE", "DELETE FROM {schema}.ready\n", "SELECT * FROM {schema}.ready\n"),
+            ("EXCHANGE", "    RETURNING job_id, priority, due_at, attempts, token\n", ""),
         ),
         "ready: worker | worker",
     ),
@@ -414,13 +413,13 @@ MUTATIONS = (
     Mutation(
         "a group is completed without its leases",
         rewritten(
-            ("COMPLETE", "FROM held\nON CONFLICT", f"FROM {NAMED_HELD}\nON CONFLICT"),
+            ("EXCHANGE", "clock_timestamp() FROM held\n", "clock_timestamp() FROM ended\n"),
         ),
         "leased, no effect: A runs | reconciler",
     ),
     Mutation(
         "a group is completed without a lock on its leases",
-        rewritten(("COMPLETE", "FOR UPDATE OF leases", "")),
+        rewritten(("EXCHANGE", "        FOR UPDATE) AS lease", ") AS lease")),
         "leased, no effect: A runs | reconciler",
     ),
     Mutation(

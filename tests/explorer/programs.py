@@ -25,8 +25,9 @@ from jobq.protocol.values import (
     RefusedReport,
 )
 from jobq.store import Store
+from jobq.store.base import NOTHING
 from jobq.store.step import Rows, Statement, Step
-from jobq.worker.reports import Committed, Reports, Returned
+from jobq.worker.reports import Committed, Reports, Returned, Sent
 from tests.chaos.history import Answer, Op, Operation
 
 T = TypeVar("T")
@@ -202,8 +203,16 @@ def fail(cast: Cast, who: str, leases: Sequence[Lease]) -> Program[None]:
 
 
 def deliver(cast: Cast, who: str, reports: Reports) -> Program[None]:
+    """Tell, as `jobq.worker.worker.Worker._take_turn` does, until everything is taken."""
     for _ in range(MAX_REPEATS):
-        sent = yield from until_answered(partial(reports.send, cast.store, who))
+        unrecorded: Sequence[Lease] = ()
+        if reports.returned or reports.committed:
+            ended = partial(cast.store.exchange, reports.returned, reports.committed, NOTHING)
+            unrecorded = (yield from until_answered(ended)).unrecorded
+        sent = Sent()
+        if unrecorded or not reports.is_plain:
+            explained = partial(reports.explain, cast.store, who, unrecorded)
+            sent = yield from until_answered(explained)
         refused = {report.lease: report for report in sent.refused}
         for lease in reports.returned:
             if lease in refused:

@@ -78,9 +78,9 @@ def test_prevented_when_the_crash_comes_before_the_commit(shop: Shop) -> None:
 # Every way out of `leases` waits while the test holds the lock: a finalize as well.
 HOLD_FINALIZE = """
 CREATE FUNCTION hold_finalize() RETURNS trigger LANGUAGE plpgsql
-    AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(5); RETURN NULL; END';
+    AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(5); RETURN OLD; END';
 CREATE TRIGGER hold_finalize BEFORE DELETE ON jobq.leases
-    FOR EACH STATEMENT EXECUTE FUNCTION hold_finalize();
+    FOR EACH ROW EXECUTE FUNCTION hold_finalize();
 """
 WAITING_FOR_US = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
 

@@ -1,0 +1,144 @@
+"""What a worker has in hand: attempts that wait, attempts that run, and what there is to report."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from jobq.protocol.values import Lease
+from jobq.worker.attempt import Attempt
+from jobq.worker.reports import Report, Reports
+
+
+class Workload:
+    """Shared by the event loop and the handler threads: a thread that has ended one attempt goes
+    on with the next by itself, and the loop learns of it when it has something to do about it."""
+
+    def __init__(self, concurrency: int, is_stale: Callable[[Lease], bool]) -> None:
+        """`is_stale`: whether a lease may have run out, so that its job is not worth starting."""
+        self._concurrency = concurrency
+        self._is_stale = is_stale
+        self._waiting: deque[Attempt] = deque()
+        self._running: dict[Attempt, asyncio.Task[Report] | None] = {}
+        self._abandoned: dict[Attempt, asyncio.Task[Report] | None] = {}
+        self._reports = Reports()
+        self._ended = 0
+        self._is_closed = False
+        self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def reports(self) -> int:
+        return len(self._reports)
+
+    @property
+    def has_idle_handlers(self) -> bool:
+        return not self._waiting and len(self._running) < self._concurrency
+
+    def room(self, ahead: int) -> int:
+        """How many more to claim when `ahead` are to wait besides those that run."""
+        return self._concurrency + ahead - len(self._waiting) - len(self._running)
+
+    def add(self, attempts: Iterable[Attempt]) -> None:
+        with self._lock:
+            self._waiting.extend(attempts)
+
+    def start(self) -> list[Attempt]:
+        """Take the next attempts for the handlers that are free; they count as running."""
+        with self._lock:
+            started = []
+            while len(self._running) < self._concurrency and (attempt := self._take_next()):
+                self._running[attempt] = None
+                started.append(attempt)
+            return started
+
+    def is_run_by(self, attempt: Attempt, task: asyncio.Task[Report]) -> None:
+        """Note what to wait for when the attempt is interrupted."""
+        with self._lock:
+            if attempt in self._running:
+                self._running[attempt] = task
+
+    def ended(self, attempt: Attempt, report: Report) -> bool:
+        """Take an attempt's report. Return False when it was interrupted and reported before."""
+        with self._lock:
+            return self._end(attempt, report)
+
+    def ended_in_thread(self, attempt: Attempt, report: Report) -> Attempt | None:
+        """The same, and give the thread its next attempt, if that is one for a thread."""
+        with self._lock:
+            if not self._end(attempt, report) or self._is_closed:
+                return None
+            if self._waiting and self._waiting[0].is_async:
+                return None
+            if following := self._take_next():
+                self._running[following] = None
+            return following
+
+    def _take_next(self) -> Attempt | None:
+        while self._waiting:
+            attempt = self._waiting.popleft()
+            # The process was frozen, or the database away: leave it to the reconciler.
+            if not self._is_stale(attempt.lease):
+                return attempt
+        return None
+
+    def _end(self, attempt: Attempt, report: Report) -> bool:
+        if attempt not in self._running:
+            self._abandoned.pop(attempt, None)
+            return False
+        del self._running[attempt]
+        self._reports.add(report)
+        self._ended += 1
+        return True
+
+    def count_ended(self) -> int:
+        """Return how many attempts ended since the last call."""
+        with self._lock:
+            ended, self._ended = self._ended, 0
+            return ended
+
+    def report(self, reports: Reports) -> None:
+        """Have these told too, or again."""
+        with self._lock:
+            self._reports.extend(reports)
+
+    def take_reports(self) -> Reports:
+        with self._lock:
+            reports, self._reports = self._reports, Reports()
+            return reports
+
+    def drop_waiting(self, is_dropped: Callable[[Lease], bool]) -> list[Lease]:
+        """Take out attempts that never started, and return their leases."""
+        with self._lock:
+            dropped = [one.lease for one in self._waiting if is_dropped(one.lease)]
+            self._waiting = deque(one for one in self._waiting if not is_dropped(one.lease))
+            return dropped
+
+    def close(self) -> list[Lease]:
+        """Start nothing any more; return the leases of what never started."""
+        self._is_closed = True
+        return self.drop_waiting(lambda _: True)
+
+    def all_running(self) -> list[Attempt]:
+        with self._lock:
+            return list(self._running)
+
+    def abandon(self) -> dict[Attempt, asyncio.Task[Report] | None]:
+        """Return the attempts that still run: what they report from now on is not heard."""
+        with self._lock:
+            self._abandoned, self._running = self._running, {}
+            return dict(self._abandoned)
+
+    @property
+    def has_abandoned(self) -> bool:
+        """Whether any of those runs even now."""
+        return bool(self._abandoned)
