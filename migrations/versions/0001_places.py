@@ -170,8 +170,8 @@ def upgrade() -> None:
     if on_sqlite():
         create_table("job_sequence", shard(), column("last_id", big), key=("shard",))
     for name, table, columns in (
-        ("jobq_scheduled_run_at_idx", "scheduled", ["shard", "run_at"]),
-        ("jobq_leases_expiry_idx", "leases", ["shard", "lease_expires_at"]),
+        ("jobq_scheduled_run_at_idx", "scheduled", ["run_at"]),
+        ("jobq_leases_expiry_idx", "leases", ["lease_expires_at"]),
     ):
         op.create_index(name, named(table), columns, schema=schema())
 
