@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from datetime import datetime
@@ -26,13 +25,13 @@ A = TypeVar("A")
 class Fate:
     """What the worker and the boundary know of an attempt, whatever its handler makes of it."""
 
-    __slots__ = ("is_boundary_open", "is_committed", "lease_lost", "refusal")
+    __slots__ = ("is_boundary_open", "is_committed", "is_lease_lost", "refusal")
 
     def __init__(self) -> None:
         self.is_boundary_open = False
         self.is_committed = False
         self.refusal: Refusal | None = None
-        self.lease_lost = threading.Event()
+        self.is_lease_lost = False
 
 
 class Job:
@@ -93,7 +92,7 @@ class Job:
 
         An `async def` handler is cancelled besides; one in a thread can only look here.
         """
-        return self._fate.lease_lost.is_set()
+        return self._fate.is_lease_lost
 
     @overload
     def commit(self) -> CommitBoundary[Session, AsyncSession]: ...
@@ -180,7 +179,7 @@ class CommitBoundary(Generic[S, A]):
             )
         self._fate.is_boundary_open = True
         try:
-            if self._fate.lease_lost.is_set():  # by the heartbeat: no need to ask the database
+            if self._fate.is_lease_lost:  # by the heartbeat: no need to ask the database
                 raise LeaseLost(self._lease.job_id, self._lease.token)
             yield
         except BaseException as error:

@@ -1,4 +1,7 @@
-"""The values that pass between the steps. Frozen: a step returns new facts, it changes none."""
+"""The values that pass between the steps. Frozen: a step returns new facts, it changes none.
+
+Those that every job makes are named tuples, which cost a fifth of a frozen dataclass.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,14 @@ class JobRequest:
     """Seconds from now, by the database's clock, when `run_at` is None."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to run one attempt of a job. Every write of the attempt names both numbers."""
 
     job_id: int
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedJob:
+class ClaimedJob(NamedTuple):
     """A job this worker leased, with all that its handler needs."""
 
     lease: Lease

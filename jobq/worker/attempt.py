@@ -59,7 +59,7 @@ class Attempt:
 
     def lose(self) -> None:
         """The lease is gone: cancel an async handler, tell one in a thread."""
-        self.fate.lease_lost.set()
+        self.fate.is_lease_lost = True
         self._cancel_handler()
 
     def cancel(self) -> None:
@@ -168,7 +168,7 @@ class Attempt:
             return RefusedReport(self.lease, Stage.HEARTBEAT, record)
         if self.fate.refusal is not None:
             return self._refused(self.fate.refusal, Stage.COMMIT)
-        if self.fate.lease_lost.is_set():
+        if self.fate.is_lease_lost:
             return RefusedReport(self.lease, Stage.HEARTBEAT, None)
         if isinstance(report, Returned):
             self._budget.succeeded(self.claimed.attempt)

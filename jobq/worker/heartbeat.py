@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from jobq.database.base import Database
 from jobq.errors import JobqError
@@ -49,10 +49,10 @@ class HeartbeatThread:
         self._thread.join()
         self._link.close()
 
-    def add(self, lease: Lease, granted_s: float) -> None:
-        """Keep a lease that was asked for at `granted_s` on the monotonic clock."""
+    def add(self, leases: Iterable[Lease], granted_s: float) -> None:
+        """Keep leases that were asked for at `granted_s` on the monotonic clock."""
         with self._lock:
-            self._extended_s[lease] = granted_s
+            self._extended_s.update(dict.fromkeys(leases, granted_s))
 
     def remove(self, lease: Lease) -> None:
         with self._lock:

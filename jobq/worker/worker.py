@@ -261,8 +261,7 @@ class Worker:
             self._work.report(sending)
             raise
         self._note(turn.sent)
-        for claimed in turn.claimed:
-            self._heartbeat.add(claimed.lease, turn.asked_s)
+        self._heartbeat.add((claimed.lease for claimed in turn.claimed), turn.asked_s)
         self._work.add(
             Attempt(claimed, self._tasks[claimed.task], self._database, self._budgets[claimed.task])
             for claimed in turn.claimed
@@ -375,30 +374,33 @@ class Worker:
         self._wake.set()
 
     def _start_waiting(self) -> None:
-        assert self._loop is not None
         for attempt in self._work.start():
-            if attempt.is_async:
-                name = f"jobq {attempt.claimed.task} {attempt.lease.job_id}"
-                task = self._loop.create_task(attempt.run(), name=name)
-                self._work.is_run_by(attempt, task)
-                task.add_done_callback(partial(self._on_ended, attempt))
-            else:
-                self._handler_threads.submit(attempt)
+            self._start(attempt)
+
+    def _start(self, attempt: Attempt) -> None:
+        if not attempt.is_async:
+            self._handler_threads.submit(attempt)
+            return
+        assert self._loop is not None
+        name = f"jobq {attempt.claimed.task} {attempt.lease.job_id}"
+        task = self._loop.create_task(attempt.run(), name=name)
+        self._work.is_run_by(attempt, task)
+        task.add_done_callback(partial(self._on_ended, attempt))
 
     def _on_ended(self, attempt: Attempt, task: asyncio.Task[Report]) -> None:
         # Cancelled before its first step, it has nothing to say for itself.
         report = attempt.interrupt() if task.cancelled() else task.result()
         self._heartbeat.remove(attempt.lease)
-        self._work.ended(attempt, report)
-        if not self._is_stopping:
-            self._start_waiting()
+        following = self._work.ended(attempt, report)
+        if following is not None:
+            self._start(following)
         if self._is_turn_due():
             self._wake.set()
 
     def _run_in_thread(self, attempt: Attempt) -> Attempt | None:
         report = attempt.run_in_thread()
         self._heartbeat.remove(attempt.lease)
-        following = self._work.ended_in_thread(attempt, report)
+        following = self._work.ended(attempt, report, in_thread=True)
         if following is None or self._is_turn_due():
             self._rouse()
         return following
@@ -425,7 +427,7 @@ class Worker:
             if attempt.lease in learned.lost:
                 logger.warning("job %d: its lease was lost", attempt.lease.job_id)
                 attempt.lose()
-            elif attempt.lease in learned.cancelled and not attempt.fate.lease_lost.is_set():
+            elif attempt.lease in learned.cancelled and not attempt.fate.is_lease_lost:
                 logger.info("job %d was cancelled", attempt.lease.job_id)
                 attempt.cancel()
         self._wake.set()

@@ -67,17 +67,17 @@ class Workload:
             if attempt in self._running:
                 self._running[attempt] = task
 
-    def ended(self, attempt: Attempt, report: Report) -> bool:
-        """Take an attempt's report. Return False when it was interrupted and reported before."""
+    def ended(self, attempt: Attempt, report: Report, *, in_thread: bool = False) -> Attempt | None:
+        """Take an attempt's report, and give its handler the next. A thread takes only what is
+        for a thread; the loop starts either."""
         with self._lock:
-            return self._end(attempt, report)
-
-    def ended_in_thread(self, attempt: Attempt, report: Report) -> Attempt | None:
-        """The same, and give the thread its next attempt, if that is one for a thread."""
-        with self._lock:
-            if not self._end(attempt, report) or self._is_closed:
+            if attempt not in self._running:  # interrupted, and reported as such
+                self._abandoned.pop(attempt, None)
                 return None
-            if self._waiting and self._waiting[0].is_async:
+            del self._running[attempt]
+            self._reports.add(report)
+            self._ended += 1
+            if self._is_closed or (in_thread and self._waiting and self._waiting[0].is_async):
                 return None
             if following := self._take_next():
                 self._running[following] = None
@@ -90,15 +90,6 @@ class Workload:
             if not self._is_stale(attempt.lease):
                 return attempt
         return None
-
-    def _end(self, attempt: Attempt, report: Report) -> bool:
-        if attempt not in self._running:
-            self._abandoned.pop(attempt, None)
-            return False
-        del self._running[attempt]
-        self._reports.add(report)
-        self._ended += 1
-        return True
 
     def count_ended(self) -> int:
         """Return how many attempts ended since the last call."""
