@@ -32,6 +32,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import JSON, TypeDecorator, TypeEngine
 
@@ -228,6 +229,21 @@ class Worker(Base):
     stopped_at: Mapped[datetime | None] = mapped_column(Instant)
 
 
+class IdleWorker(Base):
+    """PostgreSQL only: who listens because it found nothing to do. An enqueue notifies only when
+    somebody is here, since every NOTIFY takes one lock for the whole server at COMMIT. Unlogged:
+    after a crash of the server nobody listens."""
+
+    __tablename__ = "idle_workers"
+    __table_args__ = ({"info": {"backend": "postgresql"}, "prefixes": ["UNLOGGED"]},)
+
+    shard: Mapped[int] = _shard()
+    worker: Mapped[str] = mapped_column(Text, primary_key=True)
+    queues: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """Those it serves; all of them when NULL."""
+    since: Mapped[datetime] = mapped_column(Instant)
+
+
 class JobSequence(Base):
     """SQLite only: the counter job ids come from. Ids must never be reused (a zombie of an old
     job 7 must not meet a new job 7), and AUTOINCREMENT cannot sit in a two-column key."""
@@ -265,6 +281,7 @@ __all__ = [
     "Attempt",
     "Base",
     "CommitRecord",
+    "IdleWorker",
     "Instant",
     "Job",
     "JobSequence",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy.engine import URL
@@ -28,6 +31,13 @@ class Link(ABC):
         Raises DatabaseUnavailable when the connection failed; nothing is known then of what
         the transaction did, and every step may be repeated. The next call connects again.
         """
+
+    @abstractmethod
+    def watched(
+        self, loop: asyncio.AbstractEventLoop, on_news: Callable[[], None]
+    ) -> AbstractContextManager[None]:
+        """For a block in which nothing runs on the link: call `on_news`, once or more often, when
+        jobs may have been enqueued since the last step began."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -101,7 +111,8 @@ class Database(ABC):
         """Run `step` in a transaction of its own without blocking the event loop."""
 
     @abstractmethod
-    def link(self) -> Link: ...
+    def link(self, *, listens: bool = False) -> Link:
+        """Return a new link; with `listens` one that is told of enqueued jobs (see `watched`)."""
 
     @abstractmethod
     def supports(self, kind: type[Any]) -> bool:

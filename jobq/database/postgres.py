@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import IsolationLevel, errors
+from psycopg import IsolationLevel, errors, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 from psycopg.types.numeric import Int8Dumper
@@ -36,7 +36,7 @@ from jobq.database.sqlalchemy import (
 )
 from jobq.database.url import conninfo
 from jobq.errors import DatabaseUnavailable, NotMigrated, UnsupportedDatabase
-from jobq.store import PostgresStore
+from jobq.store.postgres import PostgresStore, channel_of
 from jobq.store.step import Step
 
 T = TypeVar("T")
@@ -133,6 +133,7 @@ class PostgresDatabase(Database):
         idle_in_transaction_s: float | None = None,
     ) -> None:
         self.url = url
+        self.schema = schema
         self.store = PostgresStore(schema)
         self.max_connections = max_connections
         self._idle_in_transaction_s = idle_in_transaction_s
@@ -220,8 +221,8 @@ class PostgresDatabase(Database):
                 return await _AsyncPsycopgEffect.begin(side.pool)
         return await _AsyncPsycopgEffect.begin(side.pool)
 
-    def link(self) -> Link:
-        return _PostgresLink(self)
+    def link(self, *, listens: bool = False) -> Link:
+        return _PostgresLink(self, listens=listens)
 
     def connect(self) -> PsycopgConnection:
         """Open a connection outside of the pool. Raises DatabaseUnavailable with the reason."""
@@ -333,15 +334,50 @@ class _AsyncSide:
 
 
 class _PostgresLink(Link):
-    def __init__(self, database: PostgresDatabase) -> None:
+    def __init__(self, database: PostgresDatabase, *, listens: bool) -> None:
         self._database = database
+        self._listens = listens
         self._connection: PsycopgConnection | None = None
+        self._has_news = False
 
     def run(self, step: Step[T]) -> T:
         if self._connection is None or self._connection.closed:
-            self._connection = self._database.connect()
+            self._connection = self._open()
+        self._has_news = False
         with self._database._translated():  # noqa: SLF001
             return execute_alone(step, self._connection)
+
+    def _open(self) -> PsycopgConnection:
+        connection = self._database.connect()
+        if self._listens:
+            channel = sql.Identifier(channel_of(self._database.schema))
+            with self._database._translated():  # noqa: SLF001
+                connection.execute(sql.SQL("LISTEN {}").format(channel))
+            connection.add_notify_handler(self._on_notify)
+        return connection
+
+    def _on_notify(self, _: psycopg.Notify) -> None:
+        self._has_news = True
+
+    @contextmanager
+    def watched(
+        self, loop: asyncio.AbstractEventLoop, on_news: Callable[[], None]
+    ) -> Iterator[None]:
+        # Whatever comes on an idle connection is news: a notification, or the connection's end,
+        # which the next step will tell of.
+        connection = self._connection
+        if connection is None or connection.closed:
+            on_news()
+            yield
+            return
+        if self._has_news or _has_arrived(connection):
+            on_news()
+        socket = connection.fileno()
+        loop.add_reader(socket, on_news)
+        try:
+            yield
+        finally:
+            loop.remove_reader(socket)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -438,6 +474,15 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
     @property
     def is_broken(self) -> bool:
         return self.handle.closed
+
+
+def _has_arrived(connection: PsycopgConnection) -> bool:
+    """Whether a notification came in behind the last answer, in the same read."""
+    try:
+        connection.pgconn.consume_input()
+        return connection.pgconn.notifies() is not None
+    except psycopg.OperationalError:
+        return True
 
 
 def _forget_handler(connection: PsycopgConnection) -> None:

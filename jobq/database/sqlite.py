@@ -36,6 +36,8 @@ T = TypeVar("T")
 C = TypeVar("C")
 
 MINIMUM_VERSION = (3, 35, 0)
+LOOK_S = 0.01
+"""How often an idle worker looks whether anybody has committed."""
 BUSY_TIMEOUT_S = 10.0
 """How long a transaction waits for the one before it to end."""
 
@@ -111,7 +113,7 @@ class SqliteDatabase(Database):
     async def run_async(self, step: Step[T]) -> T:
         return await asyncio.to_thread(self.run, step)
 
-    def link(self) -> Link:
+    def link(self, *, listens: bool = False) -> Link:
         return _SqliteLink(self)
 
     def supports(self, kind: type[Any]) -> bool:
@@ -182,12 +184,41 @@ class _SqliteLink(Link):
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
         self._connection: sqlite3.Connection | None = None
+        self._seen_version = 0
 
     def run(self, step: Step[T]) -> T:
         if self._connection is None:
             self._connection = self._database.connect()
         with self._database._translated():  # noqa: SLF001
+            self._seen_version = self._version()
             return _in_transaction(step, self._connection)
+
+    @contextmanager
+    def watched(
+        self, loop: asyncio.AbstractEventLoop, on_news: Callable[[], None]
+    ) -> Iterator[None]:
+        # There is nobody who could notify. But the file's version, which changes with every commit
+        # of another connection, is read without a lock and within microseconds.
+        if self._connection is None:
+            on_news()
+            yield
+            return
+        self._watching = loop.call_later(LOOK_S, self._look, loop, on_news)
+        try:
+            yield
+        finally:
+            self._watching.cancel()
+
+    def _look(self, loop: asyncio.AbstractEventLoop, on_news: Callable[[], None]) -> None:
+        version = self._version()
+        if version != self._seen_version:
+            on_news()
+        self._watching = loop.call_later(LOOK_S, self._look, loop, on_news)
+
+    def _version(self) -> int:
+        assert self._connection is not None
+        ((version,),) = self._connection.execute("PRAGMA data_version")
+        return int(version)
 
     def close(self) -> None:
         if self._connection is not None:

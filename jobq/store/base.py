@@ -40,6 +40,9 @@ RetryDelay = Callable[[LeasedAttempt], float]
 NOWHERE: Mapping[str, Position] = {}
 NOTHING = Claim(worker="", queues=(), tasks=(), limit=0, lease_s=0.0)
 
+LISTEN_AGAIN_S = 600.0
+"""A worker that listens says so again after so long; it is believed for twice that."""
+
 # A job that moves between two looks is found by the next; this many misses mean torn rows.
 MAX_CHASE = 100
 
@@ -201,6 +204,17 @@ class Store(ABC):
         """Give back jobs whose handler never started: same place in line, no attempt spent."""
         locked = yield from self._lock(leases)
         yield from self._release([attempt.lease for attempt in locked])
+
+    # -- waiting for jobs
+
+    @abstractmethod
+    def listen(self, worker: str, queues: Sequence[str] | None) -> Step[None]:
+        """Have enqueues into these queues (None: into any) notify. Whoever listens looks again
+        afterwards: what was enqueued before could not know."""
+
+    @abstractmethod
+    def unlisten(self, worker: str) -> Step[None]:
+        """Have nobody notify any more on this worker's account."""
 
     # -- recovery
 

@@ -30,7 +30,7 @@ from jobq.protocol.values import (
     Record,
     RefusedReport,
 )
-from jobq.store.base import Store, job_not_found
+from jobq.store.base import LISTEN_AGAIN_S, Store, job_not_found
 from jobq.store.rows import JobRow, ended_attempt, exchanged, job_status
 from jobq.store.step import Statement, Step
 
@@ -59,8 +59,14 @@ WITH request AS MATERIALIZED (
 ), later AS (
     INSERT INTO {schema}.scheduled (shard, job_id, run_at, attempts, token)
     SELECT %(shard)s, id, due_at, 0, 0 FROM request WHERE NOT is_due
+), woken AS MATERIALIZED (
+    SELECT pg_notify(%(channel)s, '')
+    WHERE EXISTS (SELECT FROM request WHERE is_due) AND EXISTS (
+        SELECT FROM {schema}.idle_workers AS idle
+        WHERE idle.shard = %(shard)s
+          AND (idle.queues IS NULL OR idle.queues && %(queues)s::text[]))
 )
-SELECT id FROM request ORDER BY position
+SELECT id FROM request LEFT JOIN woken ON true ORDER BY position
 """
 
 # The array sub-select is evaluated once, before the delete; a plain IN (SELECT ... FOR UPDATE)
@@ -169,6 +175,23 @@ FROM lease CROSS JOIN LATERAL (
 UNION ALL
 SELECT job_id, token, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM ended
 WHERE NOT is_recorded AND (job_id, token) NOT IN (SELECT job_id, token FROM returned)
+"""
+
+# Rows of workers that are gone are cleared away by those that are there: each that listens for
+# long writes its own again.
+LISTEN = """
+WITH gone AS (
+    DELETE FROM {schema}.idle_workers
+    WHERE shard = %(shard)s AND worker <> %(worker)s
+      AND since < statement_timestamp() - make_interval(secs => 2 * %(again_s)s)
+)
+INSERT INTO {schema}.idle_workers (shard, worker, queues, since)
+VALUES (%(shard)s, %(worker)s, %(queues)s::text[], clock_timestamp())
+ON CONFLICT (shard, worker) DO UPDATE SET since = excluded.since
+"""
+
+UNLISTEN = """
+DELETE FROM {schema}.idle_workers WHERE shard = %(shard)s AND worker = %(worker)s
 """
 
 UNKNOWN_TASKS = """
@@ -409,6 +432,7 @@ class PostgresStore(Store):
     def enqueue(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
         rows = yield self._statement(
             ENQUEUE,
+            channel=channel_of(self.schema),
             tasks=[r.task for r in requests],
             args=[r.args for r in requests],
             queues=[r.queue for r in requests],
@@ -435,6 +459,13 @@ class PostgresStore(Store):
         rows = yield self._statement(CONFIRM_RECORD, job_id=lease.job_id, token=lease.token)
         return bool(rows)
 
+    def listen(self, worker: str, queues: Sequence[str] | None) -> Step[None]:
+        names = None if queues is None else list(queues)
+        yield self._whole(LISTEN, worker=worker, queues=names, again_s=LISTEN_AGAIN_S)
+
+    def unlisten(self, worker: str) -> Step[None]:
+        yield self._whole(UNLISTEN, worker=worker)
+
     def record_refusals(self, worker: str, refused: Sequence[RefusedReport]) -> Step[None]:
         yield self._statement(
             RECORD_REFUSALS,
@@ -445,6 +476,7 @@ class PostgresStore(Store):
         )
 
     def stop_worker(self, worker: str) -> Step[None]:
+        yield self._statement(UNLISTEN, worker=worker)
         yield self._statement(STOP_WORKER, worker=worker)
 
     def job(self, job_id: int) -> Step[JobStatus | None]:
@@ -551,8 +583,16 @@ class PostgresStore(Store):
         rows = yield self._statement(RECORD_CANCELLED, job_id=lease.job_id, token=lease.token)
         return bool(rows)
 
+    def _whole(self, template: str, **params: object) -> Statement:
+        return replace(self._statement(template, **params), is_whole=True)
+
     def _statement(self, template: str, **params: object) -> Statement:
         return Statement(_in_schema(template, self.schema), {"shard": self.shard, **params})
+
+
+def channel_of(schema: str) -> str:
+    """Where an enqueue notifies, and idle workers listen."""
+    return f"{schema}.ready"
 
 
 @cache

@@ -365,6 +365,12 @@ class SqliteStore(Store):
         rows = yield self._statement(CONFIRM_RECORD, job_id=lease.job_id, token=lease.token)
         return bool(rows)
 
+    def listen(self, worker: str, queues: Sequence[str] | None) -> Step[None]:
+        yield from ()  # every commit can be seen to have happened: see the link's `watched`
+
+    def unlisten(self, worker: str) -> Step[None]:
+        yield from ()
+
     def record_refusals(self, worker: str, refused: Sequence[RefusedReport]) -> Step[None]:
         reports = [
             {

@@ -38,7 +38,7 @@ from jobq.protocol.values import (
     Recovered,
     RefusedReport,
 )
-from jobq.store.base import NOTHING
+from jobq.store.base import LISTEN_AGAIN_S, NOTHING
 from jobq.store.step import Step
 from jobq.task import Task
 from jobq.worker.attempt import Attempt
@@ -64,6 +64,8 @@ LAST_WORDS_S = 5.0
 """How long a stopping worker tries to hand in its last reports."""
 PACE_S = 0.01
 """How long a worker that has jobs in hand gathers reports for its next turn, at most."""
+BUSY_S = 0.1
+"""A worker that found more to do each time for so long needs no notifications."""
 BUSY_PAUSE_S = 0.5
 """How long to leave a lease that another session has locked."""
 
@@ -101,7 +103,7 @@ class Worker:
             idle_in_transaction_s=options.idle_in_transaction_s,
         )
         self._check_tasks()
-        self._control: Link = self._database.link()
+        self._control: Link = self._database.link(listens=True)
         self._control_thread = ThreadPoolExecutor(1, thread_name_prefix="jobq-control")
         self._heartbeat = HeartbeatThread(
             self._database, self.id, options.lease_s, self._tell_from_thread
@@ -120,6 +122,9 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._is_roused = False
+        self._is_idle = False
+        """Whether the loop sleeps until something happens."""
+        self._dry_s = self._listens_until_s = 0.0
         self._is_stopping = False
         self._is_hurried = False
         self.started = asyncio.Event()
@@ -206,16 +211,47 @@ class Worker:
                 await self._turn(self._work.room(self._prefetch.ahead))
                 failures = 0
             except DatabaseUnavailable as error:
+                self._listens_until_s = 0.0  # a server that crashed has forgotten it
                 failures += 1
                 pause_s = RECONNECT.delay_s(failures, random.uniform(0.5, 1))  # noqa: S311
                 logger.warning("the database is away, trying again in %.1f s: %s", pause_s, error)
                 await self._wait(pause_s, until_woken=False)
                 continue
             self._start_waiting()
-            if not self._is_turn_due():
-                await self._wait(
-                    PACE_S if self._has_backlog else self.options.poll_s * random.uniform(1, 1.25)  # noqa: S311
-                )
+            try:
+                await self._wait_for_turn()
+            except DatabaseUnavailable:
+                continue  # the turn will tell
+
+    async def _wait_for_turn(self) -> None:
+        if self._is_turn_due():
+            return
+        if self._work.reports:
+            await self._wait(PACE_S)
+        elif not self._has_backlog and not self._is_listening:
+            await self._listen()
+        else:
+            assert self._loop is not None
+            with self._control.watched(self._loop, self._rouse):
+                self._is_idle = True
+                await self._wait(self.options.poll_s * random.uniform(1, 1.25))  # noqa: S311
+                self._is_idle = False
+
+    async def _listen(self) -> None:
+        """Be told of what is enqueued from now on. The next turn looks for what was before."""
+        step = self._database.store.listen(self.id, self.options.queues)
+        await self._on_control(lambda: self._control.run(step))
+        self._listens_until_s = time.monotonic() + LISTEN_AGAIN_S
+
+    async def _unlisten(self) -> None:
+        """While there is always more to do, nobody needs to say so."""
+        self._listens_until_s = 0.0
+        step = self._database.store.unlisten(self.id)
+        await self._on_control(lambda: self._control.run(step))
+
+    @property
+    def _is_listening(self) -> bool:
+        return time.monotonic() < self._listens_until_s
 
     def _is_turn_due(self) -> bool:
         """With more to be had, when half of what is to wait here has been started: the next comes
@@ -269,7 +305,10 @@ class Worker:
         if limit > 0:
             self._has_backlog = len(turn.claimed) == limit
             if not self._has_backlog:
+                self._dry_s = time.monotonic()
                 await self._warn_of_unknown_tasks()
+            elif self._is_listening and time.monotonic() - self._dry_s > BUSY_S:
+                await self._unlisten()
 
     def _take_turn(self, reports: Reports, limit: int) -> Turn:
         asked_s = time.monotonic()
@@ -394,14 +433,14 @@ class Worker:
         following = self._work.ended(attempt, report)
         if following is not None:
             self._start(following)
-        if self._is_turn_due():
+        if self._is_idle or self._is_turn_due():
             self._wake.set()
 
     def _run_in_thread(self, attempt: Attempt) -> Attempt | None:
         report = attempt.run_in_thread()
         self._heartbeat.remove(attempt.lease)
         following = self._work.ended(attempt, report, in_thread=True)
-        if following is None or self._is_turn_due():
+        if following is None or self._is_idle or self._is_turn_due():
             self._rouse()
         return following
 

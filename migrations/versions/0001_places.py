@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import context, op
+from sqlalchemy.dialects import postgresql
 
 revision = "0001"
 down_revision = None
@@ -169,6 +170,16 @@ def upgrade() -> None:
     )
     if on_sqlite():
         create_table("job_sequence", shard(), column("last_id", big), key=("shard",))
+    else:
+        create_table(
+            "idle_workers",
+            shard(),
+            column("worker", text),
+            column("queues", postgresql.ARRAY(text), null=True),
+            column("since", instant),
+            key=("shard", "worker"),
+            prefixes=["UNLOGGED"],
+        )
     for name, table, columns in (
         ("jobq_scheduled_run_at_idx", "scheduled", ["run_at"]),
         ("jobq_leases_expiry_idx", "leases", ["lease_expires_at"]),
@@ -179,5 +190,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     if on_sqlite():
         op.drop_table(named("job_sequence"))
+    else:
+        op.drop_table("idle_workers", schema=schema())
     for table in reversed(TABLES):
         op.drop_table(named(table), schema=schema())
