@@ -12,23 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
-import psycopg
-from sqlalchemy.exc import SQLAlchemyError
-
-from jobq.database.base import AsyncEffect, Database, Effect
+from jobq.database.base import AsyncEffect, Database, Effect, NotWhole
 from jobq.errors import DatabaseUnavailable, EffectOutcomeUnknown, EffectRolledBack
 from jobq.protocol.values import Lease
 
 C = TypeVar("C")
-
-# What the closing question meets in a transaction that failed or ended inside the handler.
-_NOT_WHOLE = (psycopg.errors.InFailedSqlTransaction, sqlite3.Error, SQLAlchemyError)
 
 SETTLE_FOR_S = 30.0
 """How long to ask what became of a COMMIT whose answer was lost."""
@@ -51,13 +44,9 @@ def commit_effect_idempotent(database: Database, lease: Lease, kind: type[C]) ->
         yield effect.handle
         effect.flush()
         try:
-            is_whole = effect.run(database.store.confirm_record(lease))
-        except _NOT_WHOLE as error:
+            effect.commit(database.store.confirm_record(lease))
+        except NotWhole as error:
             raise _rolled_back(lease) from error
-        if not is_whole:
-            raise _rolled_back(lease)
-        try:
-            effect.commit()
         except Exception as error:
             if not effect.is_broken or not _settle(database, lease, error):
                 raise
@@ -75,13 +64,9 @@ async def commit_effect_idempotent_async(
         yield effect.handle
         await effect.flush()
         try:
-            is_whole = await effect.run(database.store.confirm_record(lease))
-        except _NOT_WHOLE as error:
+            await effect.commit(database.store.confirm_record(lease))
+        except NotWhole as error:
             raise _rolled_back(lease) from error
-        if not is_whole:
-            raise _rolled_back(lease)
-        try:
-            await effect.commit()
         except Exception as error:
             if not effect.is_broken or not await asyncio.to_thread(_settle, database, lease, error):
                 raise

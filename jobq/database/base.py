@@ -43,6 +43,10 @@ class Link(ABC):
     def close(self) -> None: ...
 
 
+class NotWhole(Exception):
+    """The transaction is not the one that was begun, or it has failed."""
+
+
 class Effect(ABC, Generic[C]):
     """An open transaction for a job's effect."""
 
@@ -58,7 +62,11 @@ class Effect(ABC, Generic[C]):
         """Send what the handler's session still holds."""
 
     @abstractmethod
-    def commit(self) -> None: ...
+    def commit(self, confirm: Step[bool]) -> None:
+        """Run `confirm`, a step of one question, and commit if it finds a row.
+
+        Raises NotWhole, with nothing committed, when it finds none or cannot be asked.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -82,7 +90,7 @@ class AsyncEffect(ABC, Generic[C]):
     async def flush(self) -> None: ...
 
     @abstractmethod
-    async def commit(self) -> None: ...
+    async def commit(self, confirm: Step[bool]) -> None: ...
 
     @abstractmethod
     async def close(self) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any, TypeVar
 
@@ -63,6 +64,43 @@ def _from(first: Statement, step: Step[T]) -> Step[T]:
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+def started(step: Step[T], run: Callable[[Statement | None], Rows]) -> Step[T]:
+    """Run the step's first statement, None if it has none, in a way of its own; return what is
+    left of the step."""
+    try:
+        first = next(step)
+    except StopIteration as end:
+        run(None)
+        return _ended(end.value)
+    return _after(step, run(first))
+
+
+async def started_async(
+    step: Step[T], run: Callable[[Statement | None], Awaitable[Rows]]
+) -> Step[T]:
+    """`started` for asyncio."""
+    try:
+        first = next(step)
+    except StopIteration as end:
+        await run(None)
+        return _ended(end.value)
+    return _after(step, await run(first))
+
+
+def _ended(result: T) -> Step[T]:
+    yield from ()
+    return result
+
+
+def _after(step: Step[T], rows: Rows) -> Step[T]:
+    try:
+        statement = step.send(rows)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    return (yield from _from(statement, step))
 
 
 async def execute_async(step: Step[T], connection: AsyncPsycopgConnection) -> T:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import IsolationLevel, errors, sql
+from psycopg import BaseConnection, IsolationLevel, errors, sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout
@@ -22,14 +23,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from jobq.database.base import AsyncEffect, Database, Effect, Link
+from jobq.database.base import AsyncEffect, Database, Effect, Link, NotWhole
 from jobq.database.execute import (
     AsyncPsycopgConnection,
     PsycopgConnection,
     execute,
     execute_alone,
     execute_async,
+    started,
+    started_async,
 )
+from jobq.database.message import begun_with, commit_if
 from jobq.database.sqlalchemy import (
     AsyncSqlalchemyEffect,
     SqlalchemyEffect,
@@ -37,7 +41,7 @@ from jobq.database.sqlalchemy import (
 from jobq.database.url import conninfo
 from jobq.errors import DatabaseUnavailable, NotMigrated, UnsupportedDatabase
 from jobq.store.postgres import PostgresStore, channel_of
-from jobq.store.step import Step
+from jobq.store.step import Rows, Statement, Step
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -86,6 +90,12 @@ POOL_RECONNECT_S = 3.0
 POOL_MAX_IDLE_S = 60.0
 
 
+_NOT_YOURS = (
+    "this transaction is a job's effect, and jobq commits it with the job's commit record: return "
+    "from the handler, or raise, instead"
+)
+
+
 class _PooledConnection(psycopg.Connection[Any]):
     """SQLAlchemy closes what it is done with; that gives the connection back to its pool.
 
@@ -98,8 +108,24 @@ class _PooledConnection(psycopg.Connection[Any]):
     """In a handler's own hands, which may close it (`with connection:` does): then it is closed,
     and not given to somebody else in the middle of its transaction."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.prepared: dict[str, str] = {}
+        """Names of jobq's own statements that the server has a plan of, by their text."""
+
+    def commit(self) -> None:
+        if self.is_lent:
+            raise psycopg.ProgrammingError(_NOT_YOURS)
+        super().commit()
+
+    def rollback(self) -> None:
+        if self.is_lent:
+            raise psycopg.ProgrammingError(_NOT_YOURS)
+        super().rollback()
+
     def close(self) -> None:
         if self._pool is not None and not self.is_lent:
+            _forget_handler(self)
             self._pool.putconn(self)
         else:
             super().close()
@@ -109,8 +135,23 @@ class _AsyncPooledConnection(psycopg.AsyncConnection[Any]):
     _pool: AsyncConnectionPool[Any] | None = None
     is_lent = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.prepared: dict[str, str] = {}
+
+    async def commit(self) -> None:
+        if self.is_lent:
+            raise psycopg.ProgrammingError(_NOT_YOURS)
+        await super().commit()
+
+    async def rollback(self) -> None:
+        if self.is_lent:
+            raise psycopg.ProgrammingError(_NOT_YOURS)
+        await super().rollback()
+
     async def close(self) -> None:
         if self._pool is not None and not self.is_lent:
+            _forget_handler(self)
             await self._pool.putconn(self)
         else:
             await super().close()
@@ -156,14 +197,18 @@ class PostgresDatabase(Database):
             timeout=POOL_TIMEOUT_S,
             reconnect_timeout=POOL_RECONNECT_S,
             configure=self._configure,
-            reset=_forget_handler,
             connection_class=_PooledConnection,
             open=True,
         )
 
     @cached_property
     def engine(self) -> Engine:
-        return create_engine(self.url, poolclass=NullPool, creator=self.pool.getconn)
+        def connect() -> _PooledConnection:
+            connection = self.pool.getconn()
+            connection.autocommit = False
+            return connection
+
+        return create_engine(self.url, poolclass=NullPool, creator=connect)
 
     async def _async_side(self) -> _AsyncSide:
         loop = asyncio.get_running_loop()
@@ -178,7 +223,6 @@ class PostgresDatabase(Database):
                 timeout=POOL_TIMEOUT_S,
                 reconnect_timeout=POOL_RECONNECT_S,
                 configure=self._configure_async,
-                reset=_forget_handler_async,
                 connection_class=_AsyncPooledConnection,
                 open=False,
             )
@@ -187,39 +231,51 @@ class PostgresDatabase(Database):
         return side
 
     def run(self, step: Step[T]) -> T:
-        with self._translated():
-            transaction = self._begin()
-            try:
-                result = transaction.run(step)
-                transaction.commit()
-            finally:
-                transaction.close()
-            return result
+        with self._translated(), self._begun() as connection:
+            return execute(step, connection)
 
     async def run_async(self, step: Step[T]) -> T:
         with self._translated():
-            transaction = await self._begin_async()
+            async with self._begun_async() as connection:
+                return await execute_async(step, connection)
+
+    @contextmanager
+    def _begun(self) -> Iterator[_PooledConnection]:
+        """A transaction on a pooled connection. After a restart of the server they may all be
+        dead; that comes to light at BEGIN, where nothing has been done yet, so the next is taken.
+        """
+        for left in range(self.max_connections, -1, -1):
+            connection = self.pool.getconn()
             try:
-                result = await transaction.run(step)
-                await transaction.commit()
+                with ExitStack() as transaction:
+                    try:
+                        transaction.enter_context(connection.transaction())
+                    except psycopg.OperationalError:
+                        if not left:
+                            raise
+                        continue
+                    yield connection
+                return
             finally:
-                await transaction.close()
-            return result
+                self.pool.putconn(connection)
 
-    def _begin(self) -> _PsycopgEffect:
-        """Begin on a pooled connection. After a restart of the server they may all be dead; that
-        comes to light here, where nothing has been done yet, so the next one is taken."""
-        for _ in range(self.max_connections):
-            with suppress(ConnectionBroken):
-                return _PsycopgEffect(self.pool)
-        return _PsycopgEffect(self.pool)
-
-    async def _begin_async(self) -> _AsyncPsycopgEffect:
-        side = await self._async_side()
-        for _ in range(self.max_connections):
-            with suppress(ConnectionBroken):
-                return await _AsyncPsycopgEffect.begin(side.pool)
-        return await _AsyncPsycopgEffect.begin(side.pool)
+    @asynccontextmanager
+    async def _begun_async(self) -> AsyncIterator[_AsyncPooledConnection]:
+        pool = (await self._async_side()).pool
+        for left in range(self.max_connections, -1, -1):
+            connection = await pool.getconn()
+            try:
+                async with AsyncExitStack() as transaction:
+                    try:
+                        await transaction.enter_async_context(connection.transaction())
+                    except psycopg.OperationalError:
+                        if not left:
+                            raise
+                        continue
+                    yield connection
+                return
+            finally:
+                await pool.putconn(connection)
 
     def link(self, *, listens: bool = False) -> Link:
         return _PostgresLink(self, listens=listens)
@@ -258,14 +314,14 @@ class PostgresDatabase(Database):
     def begin_effect(self, kind: type[C]) -> Effect[C]:
         with self._translated():
             if issubclass(kind, psycopg.Connection):
-                return cast(Effect[C], self._begin())
+                return cast(Effect[C], _PsycopgEffect(self.pool))
             return SqlalchemyEffect(self.engine, kind)
 
     async def begin_effect_async(self, kind: type[C]) -> AsyncEffect[C]:
         with self._translated():
-            if issubclass(kind, psycopg.AsyncConnection):
-                return cast(AsyncEffect[C], await self._begin_async())
             side = await self._async_side()
+            if issubclass(kind, psycopg.AsyncConnection):
+                return cast(AsyncEffect[C], await _AsyncPsycopgEffect.begin(side.pool))
             return await AsyncSqlalchemyEffect.begin(side.engine, kind)
 
     def close(self) -> None:
@@ -330,7 +386,12 @@ class _AsyncSide:
 
     @cached_property
     def engine(self) -> AsyncEngine:
-        return create_async_engine(self._url, poolclass=NullPool, async_creator=self.pool.getconn)
+        async def connect() -> _AsyncPooledConnection:
+            connection = await self.pool.getconn()
+            await connection.set_autocommit(False)
+            return connection
+
+        return create_async_engine(self._url, poolclass=NullPool, async_creator=connect)
 
 
 class _PostgresLink(Link):
@@ -385,42 +446,57 @@ class _PostgresLink(Link):
             self._connection = None
 
 
-class ConnectionBroken(DatabaseUnavailable):
-    """A pooled connection turned out to be dead before anything was done on it."""
-
-
 class _PsycopgEffect(Effect[PsycopgConnection]):
-    """psycopg's transaction block refuses the handler's own commit() and rollback()."""
+    """BEGIN goes out with the first step's first statement, COMMIT with the closing question: an
+    effect costs as many round trips as without jobq."""
 
     handle: _PooledConnection
 
     def __init__(self, pool: ConnectionPool[_PooledConnection]) -> None:
         self._pool = pool
         self.handle = pool.getconn()
-        self._transaction = self.handle.transaction()
-        try:
-            self._transaction.__enter__()
-        except psycopg.OperationalError as error:
-            pool.putconn(self.handle)
-            raise ConnectionBroken(str(error)) from error
-        self._is_open = self.handle.is_lent = True
+        self.handle.autocommit = False  # what a handler does after its own ROLLBACK is ours to undo
+        self.handle.is_lent = True
 
     def run(self, step: Step[T]) -> T:
+        if _is(self.handle, TransactionStatus.IDLE):
+            step = started(step, self._begin_with)
         return execute(step, self.handle)
+
+    def _begin_with(self, statement: Statement | None) -> Rows:
+        try:
+            return self.handle.wait(begun_with(statement, self.handle))
+        except errors.InvalidSqlStatementName:  # psycopg has since said DEALLOCATE ALL
+            self.handle.prepared.clear()
+            self.handle.execute("ROLLBACK")
+            return self.handle.wait(begun_with(statement, self.handle))
+        except BaseException:
+            self.handle.prepared.clear()  # who knows how far it came
+            raise
 
     def flush(self) -> None:
         """A driver connection holds nothing back."""
 
-    def commit(self) -> None:
-        self._is_open = False
-        self._transaction.__exit__(None, None, None)
+    def commit(self, confirm: Step[bool]) -> None:
+        if not _is(self.handle, TransactionStatus.INTRANS):
+            raise NotWhole
+        try:
+            self.handle.execute(commit_if(confirm).encode(), prepare=False)
+        except errors.DivisionByZero as error:
+            # A deferred trigger may divide by zero as well, at COMMIT: that ends the transaction.
+            if _is(self.handle, TransactionStatus.INERROR):
+                raise NotWhole from error
+            raise
 
     def close(self) -> None:
         try:
-            if self._is_open:
-                self._transaction.__exit__(psycopg.Rollback, psycopg.Rollback(), None)
+            if _is(self.handle, TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                self.handle.execute("ROLLBACK")
+        except psycopg.OperationalError:
+            self.handle.prepared.clear()  # it is broken, and the pool will see
         finally:
             self.handle.is_lent = False
+            _forget_handler(self.handle)
             self._pool.putconn(self.handle)
 
     @property
@@ -429,6 +505,8 @@ class _PsycopgEffect(Effect[PsycopgConnection]):
 
 
 class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
+    """`_PsycopgEffect` for psycopg's AsyncConnection."""
+
     handle: _AsyncPooledConnection
 
     def __init__(
@@ -436,39 +514,52 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
     ) -> None:
         self._pool = pool
         self.handle = handle
-        self._transaction = handle.transaction()
-        self._is_open = False
 
     @classmethod
     async def begin(cls, pool: AsyncConnectionPool[_AsyncPooledConnection]) -> _AsyncPsycopgEffect:
-        effect = cls(pool, await pool.getconn())
-        try:
-            await effect._transaction.__aenter__()
-        except psycopg.OperationalError as error:
-            await pool.putconn(effect.handle)
-            raise ConnectionBroken(str(error)) from error
-        except BaseException:  # cancelled
-            await pool.putconn(effect.handle)
-            raise
-        effect._is_open = effect.handle.is_lent = True
-        return effect
+        handle = await pool.getconn()
+        await handle.set_autocommit(False)
+        handle.is_lent = True
+        return cls(pool, handle)
 
     async def run(self, step: Step[T]) -> T:
+        if _is(self.handle, TransactionStatus.IDLE):
+            step = await started_async(step, self._begin_with)
         return await execute_async(step, self.handle)
+
+    async def _begin_with(self, statement: Statement | None) -> Rows:
+        try:
+            return await self.handle.wait(begun_with(statement, self.handle))
+        except errors.InvalidSqlStatementName:
+            self.handle.prepared.clear()
+            await self.handle.execute("ROLLBACK")
+            return await self.handle.wait(begun_with(statement, self.handle))
+        except BaseException:
+            self.handle.prepared.clear()
+            raise
 
     async def flush(self) -> None:
         """A driver connection holds nothing back."""
 
-    async def commit(self) -> None:
-        self._is_open = False
-        await self._transaction.__aexit__(None, None, None)
+    async def commit(self, confirm: Step[bool]) -> None:
+        if not _is(self.handle, TransactionStatus.INTRANS):
+            raise NotWhole
+        try:
+            await self.handle.execute(commit_if(confirm).encode(), prepare=False)
+        except errors.DivisionByZero as error:
+            if _is(self.handle, TransactionStatus.INERROR):
+                raise NotWhole from error
+            raise
 
     async def close(self) -> None:
         try:
-            if self._is_open:
-                await self._transaction.__aexit__(psycopg.Rollback, psycopg.Rollback(), None)
+            if _is(self.handle, TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                await self.handle.execute("ROLLBACK")
+        except psycopg.OperationalError:
+            self.handle.prepared.clear()
         finally:
             self.handle.is_lent = False
+            _forget_handler(self.handle)
             await self._pool.putconn(self.handle)
 
     @property
@@ -485,12 +576,13 @@ def _has_arrived(connection: PsycopgConnection) -> bool:
         return True
 
 
-def _forget_handler(connection: PsycopgConnection) -> None:
+def _is(connection: BaseConnection[Any], *statuses: TransactionStatus) -> bool:
+    return connection.info.transaction_status in statuses
+
+
+def _forget_handler(connection: PsycopgConnection | AsyncPsycopgConnection) -> None:
     """What a handler set on its connection is no business of the next one."""
     connection.row_factory = tuple_row
-    connection.cursor_factory = psycopg.Cursor
-
-
-async def _forget_handler_async(connection: AsyncPsycopgConnection) -> None:
-    connection.row_factory = tuple_row
-    connection.cursor_factory = psycopg.AsyncCursor
+    connection.cursor_factory = (
+        psycopg.Cursor if isinstance(connection, psycopg.Connection) else psycopg.AsyncCursor
+    )

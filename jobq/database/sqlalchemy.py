@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self, TypeVar, cast
 
+import psycopg
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
@@ -14,7 +18,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session
 
-from jobq.database.base import AsyncEffect, Effect
+from jobq.database.base import AsyncEffect, Effect, NotWhole
 from jobq.database.execute import execute
 from jobq.store.step import Step
 
@@ -55,7 +59,11 @@ class SqlalchemyEffect(Effect[C]):
         if self._session is not None:
             self._session.commit()
 
-    def commit(self) -> None:
+    def commit(self, confirm: Step[bool]) -> None:
+        with asking():
+            is_whole = self.run(confirm)
+        if not is_whole:
+            raise NotWhole
         event.remove(self._connection, "commit", _refuse_commit)
         self._transaction.commit()
 
@@ -105,7 +113,11 @@ class AsyncSqlalchemyEffect(AsyncEffect[C]):
         if self._session is not None:
             await self._session.commit()
 
-    async def commit(self) -> None:
+    async def commit(self, confirm: Step[bool]) -> None:
+        with asking():
+            is_whole = await self.run(confirm)
+        if not is_whole:
+            raise NotWhole
         event.remove(self._connection.sync_connection, "commit", _refuse_commit)
         await self._transaction.commit()
 
@@ -123,6 +135,15 @@ class AsyncSqlalchemyEffect(AsyncEffect[C]):
         if connection is None or connection.invalidated:
             return True
         return bool(getattr(connection.connection.driver_connection, "closed", False))
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """What the closing question meets in a transaction that failed or ended inside the handler."""
+    try:
+        yield
+    except (psycopg.errors.InFailedSqlTransaction, sqlite3.Error, SQLAlchemyError) as error:
+        raise NotWhole from error
 
 
 def _refuse_commit(connection: Connection) -> None:

@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
-from jobq.database.base import AsyncEffect, Database, Effect, Link
+from jobq.database.base import AsyncEffect, Database, Effect, Link, NotWhole
 from jobq.database.execute import execute
 from jobq.database.guarded import GuardedConnection
-from jobq.database.sqlalchemy import AsyncSqlalchemyEffect, SqlalchemyEffect
+from jobq.database.sqlalchemy import AsyncSqlalchemyEffect, SqlalchemyEffect, asking
 from jobq.errors import (
     DatabaseUnavailable,
     InvalidDatabaseURL,
@@ -245,7 +245,11 @@ class _DriverEffect(Effect[sqlite3.Connection]):
     def flush(self) -> None:
         """A driver connection holds nothing back."""
 
-    def commit(self) -> None:
+    def commit(self, confirm: Step[bool]) -> None:
+        with asking():
+            is_whole = self.run(confirm)
+        if not is_whole:
+            raise NotWhole
         self.handle.unguard()
         self.handle.execute("COMMIT")
 
@@ -272,9 +276,9 @@ class _GuardedEffect(SqlalchemyEffect[C]):
         self._guarded: GuardedConnection = self.driver
         self._guarded.guard()
 
-    def commit(self) -> None:
+    def commit(self, confirm: Step[bool]) -> None:
         self._guarded.unguard()
-        super().commit()
+        super().commit(confirm)
 
     def close(self) -> None:
         self._guarded.unguard()
@@ -289,9 +293,9 @@ class _AsyncGuardedEffect(AsyncSqlalchemyEffect[C]):
         self._driver: Any = pooled.driver_connection
         await self._on_its_thread(lambda guarded: guarded.guard())
 
-    async def commit(self) -> None:
+    async def commit(self, confirm: Step[bool]) -> None:
         await self._on_its_thread(lambda guarded: guarded.unguard())
-        await super().commit()
+        await super().commit(confirm)
 
     async def close(self) -> None:
         await self._on_its_thread(lambda guarded: guarded.unguard())

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from jobq.client import JobQueue
 from jobq.failure_modes.weakened import WeakenedQueue
-from jobq.protocol.values import Lease
+from jobq.protocol.values import Claim, Exchanged, Lease
 from jobq.store import PostgresStore, SqliteStore, Store
 from jobq.store.sqlite import NOW
 from jobq.store.step import Step
@@ -53,15 +53,33 @@ class _WithoutCommitRecord(Store):
 
 
 class NaivePostgresStore(_WithoutCommitRecord, PostgresStore):
-    def finalize(self, leases: Sequence[Lease]) -> Step[None]:
-        yield self._statement(MARK_DONE_POSTGRES, job_ids=[lease.job_id for lease in leases])
+    def _exchange(
+        self,
+        returned: Sequence[Lease],
+        committed: Sequence[Lease],
+        claim: Claim,
+        *,
+        is_whole: bool = False,
+    ) -> Step[Exchanged]:
+        if committed:
+            yield self._statement(MARK_DONE_POSTGRES, job_ids=[lease.job_id for lease in committed])
+        alone = is_whole and not committed
+        return (yield from super()._exchange(returned, (), claim, is_whole=alone))
 
 
 class NaiveSqliteStore(_WithoutCommitRecord, SqliteStore):
-    def finalize(self, leases: Sequence[Lease]) -> Step[None]:
-        job_ids = json.dumps([lease.job_id for lease in leases])
+    def _exchange(
+        self,
+        returned: Sequence[Lease],
+        committed: Sequence[Lease],
+        claim: Claim,
+        *,
+        is_whole: bool = False,
+    ) -> Step[Exchanged]:
+        job_ids = json.dumps([lease.job_id for lease in committed])
         yield self._statement(FORGET_LEASE_SQLITE, job_ids=job_ids)
         yield self._statement(MARK_DONE_SQLITE, job_ids=job_ids)
+        return (yield from super()._exchange(returned, (), claim, is_whole=is_whole))
 
 
 def naive_store(store: Store) -> Store:

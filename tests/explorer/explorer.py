@@ -88,11 +88,13 @@ class Explorer:
         *,
         drops: bool = False,
         merges: bool = True,
+        weakens_scene: bool = False,
     ) -> None:
         self._stage = stage
         self._weaken = weaken
         self._drops = drops
         self._merges = merges
+        self._weakens_scene = weakens_scene
 
     async def explore(self, space: Space, *, faults: int, stops_at: int | None = None) -> Report:
         """Play every schedule with at most so many faults; `stops_at` findings is enough."""
@@ -143,8 +145,9 @@ class Explorer:
         shard = await self._stage.begin()
         scene = space.scene
         store = PostgresStore(self._stage.schema, shard)
-        cast = Cast(store, scene.task)
-        # The scene is brought about by the real store: what is weakened is what follows.
+        # The scene is brought about by the real store, where the schema lets it: what is weakened
+        # is what follows.
+        cast = Cast(self._weaken(store) if self._weakens_scene else store, scene.task)
         await play_alone(self._stage.slots[0], scene.prepare(cast, scene.max_attempts))
         cast.store = self._weaken(store)
         for holder in sorted({role.runs for role in space.roles} - {""}):

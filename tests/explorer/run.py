@@ -40,7 +40,7 @@ def explore(
         async with open_stage(url, len(space.roles)) as stage:
             if ddl:
                 await stage.sql(ddl)
-            explorer = Explorer(stage, weaken)
+            explorer = Explorer(stage, weaken, weakens_scene=bool(ddl))
             return await explorer.explore(space, faults=faults, stops_at=stops_at)
 
     return asyncio.run(run())

@@ -56,11 +56,9 @@ def wait_until_idle(site: Site) -> None:
 
 def test_a_job_is_picked_up_by_an_idle_worker(site: Site, app: JobQueue) -> None:
     with app.worker(poll_s=POLL_S):
-        done = 0
-        for _ in range(3):
+        for done in (1, 2, 3):
             wait_until_idle(site)
             app.tasks["run"].enqueue()
-            done += 1
             site.wait_until_done(done)
 
 
