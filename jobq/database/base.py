@@ -40,6 +40,10 @@ class Link(ABC):
         jobs may have been enqueued since the last step began."""
 
     @abstractmethod
+    def abandon(self) -> None:
+        """Make a `run` that another thread waits for fail, soon. Blocks for a moment."""
+
+    @abstractmethod
     def close(self) -> None: ...
 
 

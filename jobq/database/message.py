@@ -59,7 +59,7 @@ def _begin_with(statement: Statement | None, prepared: dict[str, str]) -> str:
     name = prepared[statement.sql] = f"jobq_{next(_numbers)}"
     sql = _PARAMETER.sub(lambda found: f"${parameters.index(found[1]) + 1}", statement.sql)
     types = ", ".join(["bigint"] * len(parameters))
-    return f"PREPARE {name} ({types}) AS {sql}; {BEGIN}; EXECUTE {name} ({numbers})"
+    return f"{BEGIN}; PREPARE {name} ({types}) AS {sql}; EXECUTE {name} ({numbers})"
 
 
 def commit_if(confirm: Step[bool]) -> str:

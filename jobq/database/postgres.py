@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import cached_property
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -83,6 +86,9 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
        set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false),
        set_config('jit', 'off', false)
 """
+CANCEL_TIMEOUT_S = 3.0
+DEAF_S = 60.0
+"""After an abandoned connection, those of so long ask for no notifications: a worker polls then."""
 POOL_TIMEOUT_S = 10.0
 # The pool waits longer and longer between its tries, and all requests wait with it: give up soon,
 # and let the next request try afresh.
@@ -203,12 +209,7 @@ class PostgresDatabase(Database):
 
     @cached_property
     def engine(self) -> Engine:
-        def connect() -> _PooledConnection:
-            connection = self.pool.getconn()
-            connection.autocommit = False
-            return connection
-
-        return create_engine(self.url, poolclass=NullPool, creator=connect)
+        return create_engine(self.url, poolclass=NullPool, creator=self.pool.getconn)
 
     async def _async_side(self) -> _AsyncSide:
         loop = asyncio.get_running_loop()
@@ -386,12 +387,7 @@ class _AsyncSide:
 
     @cached_property
     def engine(self) -> AsyncEngine:
-        async def connect() -> _AsyncPooledConnection:
-            connection = await self.pool.getconn()
-            await connection.set_autocommit(False)
-            return connection
-
-        return create_async_engine(self._url, poolclass=NullPool, async_creator=connect)
+        return create_async_engine(self._url, poolclass=NullPool, async_creator=self.pool.getconn)
 
 
 class _PostgresLink(Link):
@@ -400,6 +396,7 @@ class _PostgresLink(Link):
         self._listens = listens
         self._connection: PsycopgConnection | None = None
         self._has_news = False
+        self._deaf_until_s = 0.0
 
     def run(self, step: Step[T]) -> T:
         if self._connection is None or self._connection.closed:
@@ -410,7 +407,7 @@ class _PostgresLink(Link):
 
     def _open(self) -> PsycopgConnection:
         connection = self._database.connect()
-        if self._listens:
+        if self._listens and time.monotonic() >= self._deaf_until_s:
             channel = sql.Identifier(channel_of(self._database.schema))
             with self._database._translated():  # noqa: SLF001
                 connection.execute(sql.SQL("LISTEN {}").format(channel))
@@ -427,18 +424,33 @@ class _PostgresLink(Link):
         # Whatever comes on an idle connection is news: a notification, or the connection's end,
         # which the next step will tell of.
         connection = self._connection
-        if connection is None or connection.closed:
+        if self._has_news or connection is None or _has_arrived(connection):
             on_news()
+        if connection is None or connection.closed:
             yield
             return
-        if self._has_news or _has_arrived(connection):
-            on_news()
-        socket = connection.fileno()
-        loop.add_reader(socket, on_news)
+        wire = connection.fileno()
+        loop.add_reader(wire, on_news)
         try:
             yield
         finally:
-            loop.remove_reader(socket)
+            loop.remove_reader(wire)
+
+    def abandon(self) -> None:
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        # Something on the way may let nothing through to those who listen.
+        self._deaf_until_s = time.monotonic() + DEAF_S
+        # First a word to the server, so that nothing is left running there; it goes over a
+        # connection of its own. Then the socket is shut: whoever waits on it reads its end.
+        with suppress(psycopg.Error):
+            connection.cancel_safe(timeout=CANCEL_TIMEOUT_S)
+        with (
+            suppress(OSError, psycopg.Error),
+            socket.socket(fileno=os.dup(connection.fileno())) as wire,
+        ):
+            wire.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -455,7 +467,6 @@ class _PsycopgEffect(Effect[PsycopgConnection]):
     def __init__(self, pool: ConnectionPool[_PooledConnection]) -> None:
         self._pool = pool
         self.handle = pool.getconn()
-        self.handle.autocommit = False  # what a handler does after its own ROLLBACK is ours to undo
         self.handle.is_lent = True
 
     def run(self, step: Step[T]) -> T:
@@ -470,8 +481,10 @@ class _PsycopgEffect(Effect[PsycopgConnection]):
             self.handle.prepared.clear()
             self.handle.execute("ROLLBACK")
             return self.handle.wait(begun_with(statement, self.handle))
-        except BaseException:
+        except psycopg.Error as error:
             self.handle.prepared.clear()  # who knows how far it came
+            if _is_dead(error):
+                psycopg.Connection.close(self.handle)
             raise
 
     def flush(self) -> None:
@@ -518,7 +531,6 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
     @classmethod
     async def begin(cls, pool: AsyncConnectionPool[_AsyncPooledConnection]) -> _AsyncPsycopgEffect:
         handle = await pool.getconn()
-        await handle.set_autocommit(False)
         handle.is_lent = True
         return cls(pool, handle)
 
@@ -534,8 +546,10 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
             self.handle.prepared.clear()
             await self.handle.execute("ROLLBACK")
             return await self.handle.wait(begun_with(statement, self.handle))
-        except BaseException:
+        except psycopg.Error as error:
             self.handle.prepared.clear()
+            if _is_dead(error):
+                await psycopg.AsyncConnection.close(self.handle)
             raise
 
     async def flush(self) -> None:
@@ -568,12 +582,19 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
 
 
 def _has_arrived(connection: PsycopgConnection) -> bool:
-    """Whether a notification came in behind the last answer, in the same read."""
+    """Whether a notification came in behind the last answer, in the same read, or the end."""
     try:
         connection.pgconn.consume_input()
         return connection.pgconn.notifies() is not None
     except psycopg.OperationalError:
         return True
+
+
+def _is_dead(error: psycopg.Error) -> bool:
+    """Whether the session is over. Its last words may arrive before libpq sees that."""
+    return isinstance(error, psycopg.OperationalError) and (
+        error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+    )
 
 
 def _is(connection: BaseConnection[Any], *statuses: TransactionStatus) -> bool:

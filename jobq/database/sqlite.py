@@ -220,6 +220,10 @@ class _SqliteLink(Link):
         ((version,),) = self._connection.execute("PRAGMA data_version")
         return int(version)
 
+    def abandon(self) -> None:
+        if self._connection is not None:
+            self._connection.interrupt()
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()

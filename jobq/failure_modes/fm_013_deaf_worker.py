@@ -21,6 +21,8 @@ from jobq.protocol.values import Lease
 
 CHANNEL = "jobq_fm_013"
 APPLICATION = "jobq_fm_013"
+LEASE_S = 8.0
+"""A worker gives up a connection that does not answer after half of it."""
 TERMINATE = f"""
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE application_name = '{APPLICATION}' AND datname = current_database()
@@ -135,7 +137,7 @@ def jobq_worker(shop: Shop, wire: Proxy) -> Iterator[RunningWorker]:
         with job.commit(psycopg.Connection) as connection:
             charge(connection, Lease(job.id, job.fencing_token), "A")
 
-    with app.worker(poll_s=0.1):
+    with app.worker(poll_s=0.1, lease_s=LEASE_S):
         yield _Polls()
 
 

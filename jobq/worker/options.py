@@ -61,6 +61,12 @@ class WorkerOptions:
         return self.lease_s / 3 if self.reconcile_s is None else self.reconcile_s
 
     @property
+    def patience_s(self) -> float:
+        """How long a worker waits for an answer about its jobs before it connects afresh: its
+        peer may hang in a way that no keepalive can tell."""
+        return self.lease_s / 2
+
+    @property
     def idle_in_transaction_s(self) -> float:
         """The server ends a silent effect transaction after this: before its lease expires, so
         that an attempt frozen inside its effect cannot keep its job from being recovered."""

@@ -614,4 +614,11 @@ class Worker:
 
     async def _on_control(self, action: Callable[[], T]) -> T:
         assert self._loop is not None
-        return await self._loop.run_in_executor(self._control_thread, action)
+        answer = self._loop.run_in_executor(self._control_thread, action)
+        answered, _ = await asyncio.wait({answer}, timeout=self.options.patience_s)
+        if not answered:
+            logger.warning(
+                "no answer from the database for %g s: connecting afresh", self.options.patience_s
+            )
+            await asyncio.to_thread(self._control.abandon)
+        return await answer
