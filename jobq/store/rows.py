@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from jobq.protocol.retention import WalkedJob
 from jobq.protocol.states import AttemptEnd, Outcome, State
 from jobq.protocol.values import AttemptError, ClaimedJob, EndedAttempt, JobStatus, Lease
 from jobq.store.step import Row
@@ -111,3 +112,10 @@ def claimed_job(row: Row) -> ClaimedJob:
 def _utc(moment: datetime | None) -> datetime | None:
     """psycopg gives times in the session's zone; a time is the same everywhere in UTC."""
     return None if moment is None else moment.astimezone(UTC)
+
+
+def walked_job(row: Row) -> WalkedJob:
+    job_id, task, age_s, outcome, ended_s = row
+    if outcome is None:
+        return WalkedJob(job_id, task, age_s, None, 0.0)
+    return WalkedJob(job_id, task, age_s, Outcome(outcome), ended_s)

@@ -39,6 +39,7 @@ from jobq.store.step import Step
 from jobq.task import Task
 from jobq.worker.attempt import Attempt
 from jobq.worker.heartbeat import HeartbeatThread
+from jobq.worker.maintenance import Pruner
 from jobq.worker.options import WorkerOptions
 from jobq.worker.reports import Reports, Sent
 
@@ -101,6 +102,9 @@ class Worker:
             self._database, self.id, options.lease_s, self._tell_from_thread
         )
         self._budgets = {name: RetryBudget(task.retry) for name, task in tasks.items()}
+        self._pruner = Pruner(
+            self._database.store, {name: task.keep for name, task in tasks.items()}
+        )
         self._cursor = ClaimCursor()
         self._queues: list[str] = []
         self._buffer: deque[Attempt] = deque()
@@ -193,6 +197,8 @@ class Worker:
             self._wake.clear()
             try:
                 await self._reconcile_when_due()
+                if self._pruner.is_due:
+                    await self._on_control(lambda: self._pruner.run(self._control))
                 await self._cycle(self._free())
                 failures = 0
             except DatabaseUnavailable as error:
