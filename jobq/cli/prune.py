@@ -31,9 +31,7 @@ class Age(click.ParamType[float]):
     ) -> float:
         found = re.fullmatch(r"(\d{1,12})([smhd])", str(value).strip())
         if found is None:
-            self.fail(
-                f"{value!r} is not an age: write a number and its unit, as in 30d, 12h", param
-            )
+            self.fail(f"{value!r} is not an age: write number and unit, as in 30d or 12h", param)
         return int(found[1]) * UNITS_S[found[2]]
 
 
@@ -101,8 +99,7 @@ def prune(
         click.echo(json.dumps(told))
         return
     each = ", ".join(f"{count} {outcome.value}" for outcome, count in jobs.items())
-    did = "would prune" if is_dry_run else "pruned"
-    click.echo(f"{did} {sum(jobs.values())} jobs ({each}) and {workers} workers")
+    click.echo(f"{'would prune' if is_dry_run else 'pruned'} jobs: {each}; workers: {workers}")
 
 
 def prune_all(

@@ -7,6 +7,7 @@ meet leave each other's jobs alone.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -21,8 +22,6 @@ BATCH = 500
 """Jobs looked at in one transaction: the worker's claims wait for it, for some 10 ms."""
 SHARE = 0.05
 """Of the worker's time, at most, is spent on pruning."""
-WALK_INTERVAL_S = 300.0
-"""Between the end of one walk along the jobs and the next, on average."""
 
 
 class Pruner:
@@ -35,18 +34,20 @@ class Pruner:
         self,
         store: Store,
         keep: Mapping[str, Retention],
+        interval_s: float | None,
         *,
         batch: int = BATCH,
-        interval_s: float = WALK_INTERVAL_S,
     ) -> None:
+        """`interval_s`: from the end of one walk to the next, half as long to half as long again;
+        None for never."""
         self._store = store
         self._policy = RetentionPolicy(keep)
         self._batch = batch
-        self._interval_s = interval_s
+        self._interval_s = math.inf if interval_s is None else interval_s
         self._after = 0
         self._pruned = 0
         # Spread out: a deploy starts many workers at once.
-        self._next_s = time.monotonic() + interval_s * random.random()  # noqa: S311
+        self._next_s = time.monotonic() + self._interval_s * random.uniform(0.01, 1)  # noqa: S311
 
     @property
     def is_due(self) -> bool:
@@ -55,7 +56,8 @@ class Pruner:
     def run(self, link: Link) -> None:
         """Prune one batch. Blocks. Raises DatabaseUnavailable; the batch is then repeated."""
         began_s = time.monotonic()
-        self._rest(self._interval_s)  # unless it goes well: a fault is not to be met at once again
+        # Unless it goes well: a fault is not to be met at once again.
+        self._next_s = began_s + self._interval_s * random.uniform(0.5, 1.5)  # noqa: S311
         pruned = link.run(self._store.prune(self._policy, after=self._after, limit=self._batch))
         self._pruned += pruned.total
         if pruned.after is not None:
@@ -67,6 +69,3 @@ class Pruner:
         if self._pruned:
             logger.info("pruned %d jobs that were kept for their time", self._pruned)
         self._pruned = 0
-
-    def _rest(self, about_s: float) -> None:
-        self._next_s = time.monotonic() + about_s * random.uniform(0.5, 1.5)  # noqa: S311

@@ -28,6 +28,8 @@ class WorkerOptions:
     """How often an idle worker looks for jobs, at most; a quarter more at random."""
     reconcile_s: float | None = None
     """How often to look for expired leases; a third of `lease_s` when None."""
+    prune_s: float | None = 300.0
+    """How often to walk along the jobs for those that were kept for their time; None for never."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -47,6 +49,10 @@ class WorkerOptions:
             raise InvalidOption(f"prefetch is {self.prefetch}: use 0 or more")
         if self.reconcile_s is not None and self.reconcile_s <= 0:
             raise InvalidOption(f"reconcile_s is {self.reconcile_s}: use more than 0")
+        if self.prune_s is not None and not 0 < self.prune_s < math.inf:
+            raise InvalidOption(
+                f"prune_s is {self.prune_s}: use a number of seconds, or None not to prune"
+            )
         if self.queues is not None and not self.queues:
             raise InvalidOption("queues is empty: name the queues to serve, or None for all")
 
@@ -77,3 +83,4 @@ class WorkerSettings(TypedDict, total=False):
     grace_s: float
     poll_s: float
     reconcile_s: float | None
+    prune_s: float | None

@@ -103,7 +103,9 @@ class Worker:
         )
         self._budgets = {name: RetryBudget(task.retry) for name, task in tasks.items()}
         self._pruner = Pruner(
-            self._database.store, {name: task.keep for name, task in tasks.items()}
+            self._database.store,
+            {name: task.keep for name, task in tasks.items()},
+            options.prune_s,
         )
         self._cursor = ClaimCursor()
         self._queues: list[str] = []
