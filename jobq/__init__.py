@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from jobq.job import (
         Job,
     )
+    from jobq.protocol.retention import (
+        Retention,
+    )
     from jobq.protocol.retry import (
         Retry,
     )
@@ -94,6 +97,7 @@ __all__ = [
     "NotMigrated",
     "Outcome",
     "Refusal",
+    "Retention",
     "Retry",
     "SchemaTooNew",
     "State",
@@ -134,6 +138,7 @@ _HOMES = {
     "UnsupportedConnection": "jobq.errors",
     "UnsupportedDatabase": "jobq.errors",
     "Job": "jobq.job",
+    "Retention": "jobq.protocol.retention",
     "Retry": "jobq.protocol.retry",
     "AttemptEnd": "jobq.protocol.states",
     "Outcome": "jobq.protocol.states",

@@ -26,6 +26,7 @@ from jobq.errors import InvalidOption, InvalidTask, JobNotFound
 from jobq.handler import inspect_handler
 from jobq.job import Job
 from jobq.models import DEFAULT_SCHEMA
+from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry
 from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus
 from jobq.store.base import Store
@@ -68,7 +69,8 @@ class JobQueue:
     `url`: PostgreSQL or SQLite; from JOBQ_DATABASE_URL when not given. `schema`: the PostgreSQL
     schema of jobq's tables; from JOBQ_SCHEMA, else "jobq". `max_args_bytes`: the largest
     arguments one job may have, as JSON. `max_connections`: the most this object opens for
-    enqueueing; workers have their own.
+    enqueueing; workers have their own. `keep`: how long the jobs of tasks that do not say
+    themselves are kept after their end; see `Retention`.
 
     Nothing connects until the first job is enqueued, so a module can make one at import.
     """
@@ -80,10 +82,12 @@ class JobQueue:
         schema: str | None = None,
         max_args_bytes: int = DEFAULT_MAX_ARGS_BYTES,
         max_connections: int = 10,
+        keep: Retention = Retention(),  # noqa: B008 - frozen
     ) -> None:
         self._given_url = url
         self.schema = schema or os.environ.get(SCHEMA_VARIABLE) or DEFAULT_SCHEMA
         self.max_args_bytes = max_args_bytes
+        self.keep = keep
         self._max_connections = max_connections
         self._tasks: dict[str, Task[..., Any]] = {}
         self._connections: Database | None = None
@@ -118,6 +122,7 @@ class JobQueue:
         priority: int = 0,
         max_attempts: int = 5,
         retry: Retry | None = None,
+        keep: Retention | None = None,
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -129,6 +134,7 @@ class JobQueue:
         priority: int = 0,
         max_attempts: int = 5,
         retry: Retry | None = None,
+        keep: Retention | None = None,
     ) -> Any:
         """Register a function as a task.
 
@@ -140,7 +146,8 @@ class JobQueue:
         One annotated `Job` receives the job. The rest are the job's arguments.
 
         `name`: what the database calls it, by default module and function name. `priority`:
-        smaller runs first. `retry`: the backoff between attempts.
+        smaller runs first. `retry`: the backoff between attempts. `keep`: how long its jobs are
+        kept after their end; the queue's own `keep` when not given.
 
         Raises InvalidTask or InvalidOption.
         """
@@ -156,7 +163,9 @@ class JobQueue:
                     "@app.task(name=...)"
                 )
             handler = inspect_handler(named, function)
-            task: Task[..., Any] = Task(self, named, handler, options, retry or Retry())
+            task: Task[..., Any] = Task(
+                self, named, handler, options, retry or Retry(), keep or self.keep
+            )
             self._tasks[named] = task
             return task
 

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from jobq.database.base import AsyncEffect, Database, Effect, NotWhole
-from jobq.errors import DatabaseUnavailable, EffectOutcomeUnknown, EffectRolledBack
+from jobq.errors import DatabaseUnavailable, EffectOutcomeUnknown, EffectRolledBack, JobNotFound
 from jobq.protocol.values import Lease
 
 C = TypeVar("C")
@@ -37,7 +37,7 @@ def commit_effect_idempotent(database: Database, lease: Lease, kind: type[C]) ->
 
     Raises LeaseLost or AlreadyCommitted before the block runs; EffectRolledBack when the block
     ended the transaction or left it failed; EffectOutcomeUnknown when the connection was lost
-    at COMMIT and the database could not be asked for the record afterwards.
+    at COMMIT and the database could not be asked for the record afterwards, or asked too late.
     """
     effect = _begin(database, lease, kind)
     try:
@@ -117,6 +117,12 @@ def _settle(database: Database, lease: Lease, lost: Exception) -> bool:
         while True:
             try:
                 return link.run(database.store.settle(lease))
+            except JobNotFound as error:
+                raise EffectOutcomeUnknown(
+                    f"job {lease.job_id}: the connection was lost at COMMIT ({lost}), and by the "
+                    "time the database was asked what became of it the job had been pruned with "
+                    "its record: keep ended jobs longer than a worker can be frozen"
+                ) from error
             except DatabaseUnavailable as error:
                 if time.monotonic() >= deadline_s:
                     raise EffectOutcomeUnknown(

@@ -94,7 +94,7 @@ class UnreadableArguments(JobqError):
 
 
 class JobNotFound(JobqError):
-    """No job has this id."""
+    """No job has this id: it was never enqueued, its transaction rolled back, or it was pruned."""
 
 
 class EffectRolledBack(JobqError):
@@ -107,7 +107,8 @@ class EffectRolledBack(JobqError):
 
 
 class EffectOutcomeUnknown(JobqError):
-    """The connection was lost at COMMIT and the database could not be asked what became of it.
+    """The connection was lost at COMMIT and the database could not be asked what became of it, or
+    was asked so late that the job had been pruned.
 
     The lease is left to expire; the reconciler settles the job by its commit record.
     """

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from jobq.errors import InvalidOption
 from jobq.handler import Handler
+from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry
 from jobq.protocol.values import JobRequest, JobStatus
 
@@ -101,13 +102,20 @@ class Task(Generic[P, R]):
     """
 
     def __init__(
-        self, app: JobQueue, name: str, handler: Handler, options: Options, retry: Retry
+        self,
+        app: JobQueue,
+        name: str,
+        handler: Handler,
+        options: Options,
+        retry: Retry,
+        keep: Retention,
     ) -> None:
         self.app = app
         self.name = name
         self.handler = handler
         self.options = options
         self.retry = retry
+        self.keep = keep
         self.__doc__ = handler.function.__doc__
 
     def __repr__(self) -> str:
@@ -142,7 +150,7 @@ class Task(Generic[P, R]):
         options = replace(
             self.options, **{name: value for name, value in changes.items() if value is not None}
         )
-        return Task(self.app, self.name, self.handler, options, self.retry)
+        return Task(self.app, self.name, self.handler, options, self.retry, self.keep)
 
     def request(self, *args: P.args, **kwargs: P.kwargs) -> JobRequest:
         """Return a job to be, for `JobQueue.enqueue_many`. Raises InvalidArguments."""

@@ -13,6 +13,7 @@ COMMANDS = {
     "downgrade": ("jobq.cli.schema", "Take jobq's tables back, or away."),
     "check": ("jobq.cli.schema", "Tell whether the database is ready for this version."),
     "worker": ("jobq.cli.worker", "Run jobs until stopped."),
+    "prune": ("jobq.cli.prune", "Delete ended jobs that were kept for their time."),
     "fm": ("jobq.cli.fm", "List the failure modes, and play them live."),
     "demo": ("jobq.cli.demo", "Charge 500 accounts while workers are killed and frozen."),
 }

@@ -36,7 +36,7 @@ DEFAULTS = WorkerOptions()
 )
 @click.option("-p", "--processes", default=1, show_default=True, type=click.IntRange(1))
 @click.option(
-    "--prefetch", type=int, help="Jobs leased ahead of the handlers.  [default: concurrency]"
+    "--prefetch", type=int, help="Jobs leased ahead of the handlers.  [default: by their rate]"
 )
 @click.option(
     "--lease",

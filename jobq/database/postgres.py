@@ -281,25 +281,35 @@ class PostgresDatabase(Database):
     def link(self, *, listens: bool = False) -> Link:
         return _PostgresLink(self, listens=listens)
 
-    def connect(self) -> PsycopgConnection:
+    def connect(self, *, listens: bool = False) -> PsycopgConnection:
         """Open a connection outside of the pool. Raises DatabaseUnavailable with the reason."""
         with self._translated():
             connection: PsycopgConnection = psycopg.connect(self._conninfo, **self._parameters)  # type: ignore[arg-type]
-        if connection.info.server_version < MINIMUM_VERSION:
-            version = connection.info.parameter_status("server_version")
+        try:
+            if connection.info.server_version < MINIMUM_VERSION:
+                version = connection.info.parameter_status("server_version")
+                raise UnsupportedDatabase(
+                    f"the server runs PostgreSQL {version}; jobq needs 14 or newer: upgrade the "
+                    "server"
+                )
+            with self._translated():
+                self._make_link_of(connection, listens=listens)
+        except BaseException:
             connection.close()
-            raise UnsupportedDatabase(
-                f"the server runs PostgreSQL {version}; jobq needs 14 or newer: upgrade the server"
-            )
+            raise
+        return connection
+
+    def _make_link_of(self, connection: PsycopgConnection, *, listens: bool) -> None:
         # A link needs the limit as much as an effect does: a worker frozen in the middle of its
-        # cycle holds the rows of other jobs' leases too.
-        with self._translated():
-            self._configure(connection)
-            connection.autocommit = True
-            connection.execute(PLAN_ONCE)
+        # turn holds the rows of other jobs' leases too.
+        self._configure(connection)
+        connection.autocommit = True
+        connection.execute(PLAN_ONCE)
+        if listens:
+            channel = sql.Identifier(channel_of(self.schema))
+            connection.execute(sql.SQL("LISTEN {}").format(channel))
         # By default a number's size decides on its type, and each combination is another statement.
         connection.adapters.register_dumper(int, Int8Dumper)
-        return connection
 
     def supports(self, kind: type[Any]) -> bool:
         return issubclass(
@@ -406,12 +416,9 @@ class _PostgresLink(Link):
             return execute_alone(step, self._connection)
 
     def _open(self) -> PsycopgConnection:
-        connection = self._database.connect()
-        if self._listens and time.monotonic() >= self._deaf_until_s:
-            channel = sql.Identifier(channel_of(self._database.schema))
-            with self._database._translated():  # noqa: SLF001
-                connection.execute(sql.SQL("LISTEN {}").format(channel))
-            connection.add_notify_handler(self._on_notify)
+        is_deaf = time.monotonic() < self._deaf_until_s
+        connection = self._database.connect(listens=self._listens and not is_deaf)
+        connection.add_notify_handler(self._on_notify)
         return connection
 
     def _on_notify(self, _: psycopg.Notify) -> None:

@@ -33,7 +33,8 @@ SELECT place, job_id FROM (
     UNION ALL SELECT 'ready', job_id FROM jobq.ready
     UNION ALL SELECT 'leases', job_id FROM jobq.leases
     UNION ALL SELECT 'commit_records', job_id FROM jobq.commit_records
-    UNION ALL SELECT 'attempts', job_id FROM jobq.attempts) AS places
+    UNION ALL SELECT 'attempts', job_id FROM jobq.attempts
+    UNION ALL SELECT 'refusals', job_id FROM jobq.refusals) AS places
 WHERE job_id NOT IN (SELECT id FROM jobq.jobs)
 """
 
@@ -61,8 +62,9 @@ WHERE history.token > places.token
 
 EFFECT_AT_MOST_ONCE = "SELECT job_id, count(*) FROM ledger GROUP BY job_id HAVING count(*) > 1"
 
+# A record goes only with its job, when both are pruned.
 NO_EFFECT_WITHOUT_RECORD = """
-SELECT job_id, worker FROM ledger WHERE job_id NOT IN (
+SELECT job_id, worker FROM ledger WHERE job_id IN (SELECT id FROM jobq.jobs) AND job_id NOT IN (
     SELECT job_id FROM jobq.commit_records WHERE outcome = 'committed')
 """
 

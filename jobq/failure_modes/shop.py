@@ -21,6 +21,7 @@ from jobq.database.url import conninfo, parse_url
 from jobq.embedded import EmbeddedPostgres
 from jobq.errors import Refusal
 from jobq.models import DEFAULT_SCHEMA
+from jobq.protocol.retention import Pruned, RetentionPolicy
 from jobq.protocol.states import AttemptEnd, State
 from jobq.protocol.values import (
     AttemptError,
@@ -182,6 +183,28 @@ class Shop:
 
     def cancel(self, job_id: int) -> bool:
         return self.database.run(self.database.store.cancel(job_id))
+
+    def grow_old(self, *job_ids: int, age_s: float) -> None:
+        """All of it was so many seconds ago: the job's enqueueing, and its end if it has ended."""
+        for job_id in job_ids:
+            for table, column, key in (
+                ("jobs", "created_at", "id"),
+                ("commit_records", "recorded_at", "job_id"),
+            ):
+                past = (
+                    f"{column} - {round(age_s * 1000)}"
+                    if self.is_sqlite
+                    else f"{column} - make_interval(secs => {age_s})"
+                )
+                self.sql(f"UPDATE jobq.{table} SET {column} = {past} WHERE {key} = {job_id}")
+
+    def prune(
+        self, policy: RetentionPolicy, *, after: int = 0, limit: int = 100, is_dry_run: bool = False
+    ) -> Pruned:
+        store = self.database.store
+        return self.database.run(
+            store.prune(policy, after=after, limit=limit, is_dry_run=is_dry_run)
+        )
 
     def effect(self, lease: Lease, worker: str) -> OpenEffect:
         """Open the attempt's effect transaction, as a handler on the driver's connection does."""

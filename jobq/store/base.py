@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jobq.errors import AlreadyCommitted, JobNotFound, JobqError, LeaseLost
 from jobq.protocol.decisions import EXPIRED, Ending, ending_of, recovered
+from jobq.protocol.retention import WORKERS_KEPT_S, Pruned, RetentionPolicy, WalkedJob
 from jobq.protocol.states import AttemptEnd, Outcome, Stage, State
 from jobq.protocol.values import (
     Claim,
@@ -128,10 +129,16 @@ class Store(ABC):
 
         Locking the lease waits for the old connection's transaction to end, so the answer is
         final. A token is not enough to know the record by: when the attempt was buried or its
-        job cancelled meanwhile, that record bears it too.
+        job cancelled meanwhile, that record bears it too. Raises JobNotFound when the job was
+        pruned with its record meanwhile: then nobody knows any more, and nobody guesses.
         """
         yield from self._lock([lease])
-        return (yield from self._records([lease])).get(lease.job_id) == _commit_of(lease)
+        record = (yield from self._records([lease])).get(lease.job_id)
+        if record is None:
+            # Asked second: a job that is still there had not been pruned when its record was
+            # looked for.
+            yield from self._has_fate(lease.job_id)
+        return record == _commit_of(lease)
 
     def complete(self, leases: Sequence[Lease]) -> Step[list[RefusedReport]]:
         """Record and finalize jobs that have no effect in this database, as a group."""
@@ -258,11 +265,50 @@ class Store(ABC):
             "than jobq's"
         )
 
+    # -- the end of it
+
+    def prune(
+        self, policy: RetentionPolicy, *, after: int = 0, limit: int, is_dry_run: bool = False
+    ) -> Step[Pruned]:
+        """Delete the jobs that were kept for their time, each with its record and its history.
+
+        Looks at up to `limit` jobs in the order of their ids, from the one after `after` on. With
+        `is_dry_run` they are counted and left. Safe to run anywhere, any number at once.
+
+        A job that is over its time has its record and is in no other place, or has a lease still
+        to be finalized: that one is left. The walk takes no locks, since what it finds can only
+        get older; the jobs that go are locked and looked at again.
+        """
+        shortest_s = policy.shortest_s
+        if shortest_s is None:
+            return Pruned({}, 0, None)
+        walked = yield from self._walk(after, limit)
+        outcomes = {
+            job.id: job.outcome for job in walked if job.outcome is not None and policy.is_over(job)
+        }
+        gone = yield from self._prunable(list(outcomes), is_locked=not is_dry_run)
+        if gone and not is_dry_run:
+            yield from self._delete_jobs(gone)
+        counts = dict.fromkeys(Outcome, 0)
+        for job_id in gone:
+            counts[outcomes[job_id]] += 1
+        is_last = len(walked) < limit or walked[-1].age_s < shortest_s
+        return Pruned(counts, len(walked), None if is_last else walked[-1].id)
+
+    @abstractmethod
+    def prune_workers(
+        self, kept_s: float = WORKERS_KEPT_S, *, is_dry_run: bool = False
+    ) -> Step[int]:
+        """Delete the workers that were last seen `kept_s` seconds ago or longer; return how many.
+
+        With `is_dry_run` they are counted and left.
+        """
+
     # -- the record of it
 
     @abstractmethod
     def record_refusals(self, worker: str, refused: Sequence[RefusedReport]) -> Step[None]:
-        """Write refused reports to the audit table."""
+        """Write refused reports to the audit table; of jobs that were pruned nothing is kept."""
 
     @abstractmethod
     def stop_worker(self, worker: str) -> Step[None]:
@@ -341,6 +387,21 @@ class Store(ABC):
 
     @abstractmethod
     def _insert_cancelled(self, lease: Lease) -> Step[bool]: ...
+
+    @abstractmethod
+    def _walk(self, after: int, limit: int) -> Step[list[WalkedJob]]:
+        """Return the next jobs by id, whatever their state, with their ages."""
+
+    @abstractmethod
+    def _prunable(self, job_ids: Sequence[int], *, is_locked: bool) -> Step[list[int]]:
+        """Return those of the jobs that have a record of `MIN_AGE_S` or older, and no lease.
+
+        With `is_locked` they are locked; those that another session has locked are left out.
+        """
+
+    @abstractmethod
+    def _delete_jobs(self, job_ids: Sequence[int]) -> Step[None]:
+        """Delete the jobs, their records, attempts and refusals."""
 
 
 def _commit_of(lease: Lease) -> Record:

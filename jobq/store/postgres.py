@@ -17,6 +17,7 @@ from functools import cache
 
 from jobq.models import DEFAULT_SCHEMA
 from jobq.protocol.decisions import Ending
+from jobq.protocol.retention import MIN_AGE_S, WORKERS_KEPT_S, WalkedJob
 from jobq.protocol.states import Outcome, State
 from jobq.protocol.values import (
     Claim,
@@ -31,7 +32,7 @@ from jobq.protocol.values import (
     RefusedReport,
 )
 from jobq.store.base import LISTEN_AGAIN_S, Store, job_not_found
-from jobq.store.rows import JobRow, ended_attempt, exchanged, job_status
+from jobq.store.rows import JobRow, ended_attempt, exchanged, job_status, walked_job
 from jobq.store.step import Statement, Step
 
 # One statement for one job or many. The id is drawn before the insert, so that the rows of both
@@ -363,17 +364,82 @@ ON CONFLICT (shard, job_id) DO NOTHING
 RETURNING job_id
 """
 
+# The lock keeps the job from being pruned between the look at it and the row about it.
 RECORD_REFUSALS = """
 INSERT INTO {schema}.refusals (shard, job_id, token, stage, worker, reason, refused_at)
 SELECT %(shard)s, job_id, token, stage, %(worker)s, reason, clock_timestamp()
 FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[], %(stages)s::text[], %(reasons)s::text[])
   AS refused (job_id, token, stage, reason)
+CROSS JOIN LATERAL (
+    SELECT FROM {schema}.jobs WHERE shard = %(shard)s AND id = refused.job_id
+    FOR KEY SHARE) AS job
 ON CONFLICT DO NOTHING
 """
 
 STOP_WORKER = """
 UPDATE {schema}.workers SET seen_at = clock_timestamp(), stopped_at = clock_timestamp()
 WHERE shard = %(shard)s AND id = %(worker)s
+"""
+
+# Along the primary key, which needs no index on the time that every commit would have to pay for
+# (see docs/retention.md). Nothing is locked: jobs and records are never updated.
+WALK = """
+SELECT job.id, job.task,
+       extract(epoch FROM statement_timestamp() - job.created_at)::float8, record.outcome,
+       extract(epoch FROM statement_timestamp() - record.recorded_at)::float8
+FROM (SELECT id, task, created_at FROM {schema}.jobs
+      WHERE shard = %(shard)s AND id > %(after)s ORDER BY id LIMIT %(limit)s) AS job
+LEFT JOIN LATERAL (
+    SELECT outcome, recorded_at FROM {schema}.commit_records
+    WHERE shard = %(shard)s AND job_id = job.id OFFSET 0) AS record ON true
+ORDER BY job.id
+"""
+
+# One snapshot in which a job has its record and no lease is proof enough that it is in no place
+# and will be in none: whoever puts a job anywhere looks for its record under the lease's lock. The
+# lock on the job's row keeps pruners apart.
+PRUNABLE = """
+SELECT job.id FROM unnest(%(job_ids)s::bigint[]) AS named (job_id)
+CROSS JOIN LATERAL (
+    SELECT id FROM {schema}.jobs
+    WHERE shard = %(shard)s AND id = named.job_id
+      AND EXISTS (SELECT FROM {schema}.commit_records AS record
+                  WHERE record.shard = %(shard)s AND record.job_id = named.job_id
+                    AND record.recorded_at
+                        <= statement_timestamp() - make_interval(secs => %(min_age_s)s))
+      AND NOT EXISTS (SELECT FROM {schema}.leases
+                      WHERE leases.shard = %(shard)s AND leases.job_id = named.job_id)
+    OFFSET 0) AS job
+"""
+
+LOCK_PRUNABLE = PRUNABLE.replace("OFFSET 0", "FOR UPDATE SKIP LOCKED")
+
+# Every job named here is locked by this transaction.
+DELETE_JOBS = """
+WITH fate AS (
+    DELETE FROM {schema}.commit_records
+    WHERE shard = %(shard)s AND job_id = ANY (%(job_ids)s::bigint[])
+), history AS (
+    DELETE FROM {schema}.attempts
+    WHERE shard = %(shard)s AND job_id = ANY (%(job_ids)s::bigint[])
+), audit AS (
+    DELETE FROM {schema}.refusals
+    WHERE shard = %(shard)s AND job_id = ANY (%(job_ids)s::bigint[])
+)
+DELETE FROM {schema}.jobs WHERE shard = %(shard)s AND id = ANY (%(job_ids)s::bigint[])
+"""
+
+OLD_WORKERS = """
+SELECT id FROM {schema}.workers
+WHERE shard = %(shard)s
+  AND seen_at <= statement_timestamp() - make_interval(secs => %(kept_s)s)
+ORDER BY id
+"""
+
+LOCK_OLD_WORKERS = f"{OLD_WORKERS} FOR UPDATE SKIP LOCKED"
+
+DELETE_WORKERS = """
+DELETE FROM {schema}.workers WHERE shard = %(shard)s AND id = ANY (%(workers)s::text[])
 """
 
 JOB = """
@@ -582,6 +648,27 @@ class PostgresStore(Store):
     def _insert_cancelled(self, lease: Lease) -> Step[bool]:
         rows = yield self._statement(RECORD_CANCELLED, job_id=lease.job_id, token=lease.token)
         return bool(rows)
+
+    def prune_workers(
+        self, kept_s: float = WORKERS_KEPT_S, *, is_dry_run: bool = False
+    ) -> Step[int]:
+        template = OLD_WORKERS if is_dry_run else LOCK_OLD_WORKERS
+        rows = yield self._statement(template, kept_s=kept_s)
+        if rows and not is_dry_run:
+            yield self._statement(DELETE_WORKERS, workers=[worker for (worker,) in rows])
+        return len(rows)
+
+    def _walk(self, after: int, limit: int) -> Step[list[WalkedJob]]:
+        rows = yield self._statement(WALK, after=after, limit=limit)
+        return [walked_job(row) for row in rows]
+
+    def _prunable(self, job_ids: Sequence[int], *, is_locked: bool) -> Step[list[int]]:
+        template = LOCK_PRUNABLE if is_locked else PRUNABLE
+        rows = yield self._statement(template, job_ids=list(job_ids), min_age_s=MIN_AGE_S)
+        return [job_id for (job_id,) in rows]
+
+    def _delete_jobs(self, job_ids: Sequence[int]) -> Step[None]:
+        yield self._statement(DELETE_JOBS, job_ids=list(job_ids))
 
     def _whole(self, template: str, **params: object) -> Statement:
         return replace(self._statement(template, **params), is_whole=True)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from jobq.protocol.retention import WalkedJob
 from jobq.protocol.states import AttemptEnd, Outcome, State
 from jobq.protocol.values import (
     AttemptError,
@@ -127,3 +128,10 @@ def exchanged(claim: Claim, rows: Rows) -> Exchanged:
 def _utc(moment: datetime | None) -> datetime | None:
     """psycopg gives times in the session's zone; a time is the same everywhere in UTC."""
     return None if moment is None else moment.astimezone(UTC)
+
+
+def walked_job(row: Row) -> WalkedJob:
+    job_id, task, age_s, outcome, ended_s = row
+    if outcome is None:
+        return WalkedJob(job_id, task, age_s, None, 0.0)
+    return WalkedJob(job_id, task, age_s, Outcome(outcome), ended_s)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from jobq.protocol.decisions import Ending
+from jobq.protocol.retention import MIN_AGE_S, WORKERS_KEPT_S, WalkedJob
 from jobq.protocol.states import Outcome, State
 from jobq.protocol.values import (
     Claim,
@@ -30,7 +31,7 @@ from jobq.protocol.values import (
     RefusedReport,
 )
 from jobq.store.base import Store, job_not_found
-from jobq.store.rows import JobRow, claimed_job, ended_attempt, job_status
+from jobq.store.rows import JobRow, claimed_job, ended_attempt, job_status, walked_job
 from jobq.store.step import Statement, Step
 
 # SQLite before 3.42 has no unixepoch('subsec'); a Julian day is exact to the millisecond.
@@ -265,12 +266,45 @@ RECORD_REFUSALS = f"""
 INSERT INTO jobq_refusals (shard, job_id, token, stage, worker, reason, refused_at)
 SELECT :shard, json_extract(value, '$.job_id'), json_extract(value, '$.token'),
        json_extract(value, '$.stage'), :worker, json_extract(value, '$.reason'), {NOW}
-FROM json_each(:refused) WHERE true
+FROM json_each(:refused)
+WHERE EXISTS (SELECT 1 FROM jobq_jobs
+              WHERE shard = :shard AND id = json_extract(value, '$.job_id'))
 ON CONFLICT DO NOTHING
 """
 
 STOP_WORKER = f"""
 UPDATE jobq_workers SET seen_at = {NOW}, stopped_at = {NOW} WHERE shard = :shard AND id = :worker
+"""
+
+WALK = f"""
+SELECT job.id, job.task, ({NOW} - job.created_at) / 1000.0, record.outcome,
+       ({NOW} - record.recorded_at) / 1000.0
+FROM (SELECT shard, id, task, created_at FROM jobq_jobs
+      WHERE shard = :shard AND id > :after ORDER BY id LIMIT :limit) AS job
+LEFT JOIN jobq_commit_records AS record ON record.shard = job.shard AND record.job_id = job.id
+ORDER BY job.id
+"""
+
+PRUNABLE = f"""
+SELECT record.job_id FROM jobq_commit_records AS record
+WHERE record.shard = :shard AND record.job_id IN (SELECT value FROM json_each(:job_ids))
+  AND record.recorded_at <= {NOW} - :min_age_ms
+  AND NOT EXISTS (SELECT 1 FROM jobq_leases AS lease
+                  WHERE lease.shard = record.shard AND lease.job_id = record.job_id)
+"""
+
+OF_JOBS = "shard = :shard AND job_id IN (SELECT value FROM json_each(:job_ids))"
+DELETE_RECORDS = f"DELETE FROM jobq_commit_records WHERE {OF_JOBS}"
+DELETE_ATTEMPTS = f"DELETE FROM jobq_attempts WHERE {OF_JOBS}"
+DELETE_REFUSALS = f"DELETE FROM jobq_refusals WHERE {OF_JOBS}"
+DELETE_JOBS = """
+DELETE FROM jobq_jobs WHERE shard = :shard AND id IN (SELECT value FROM json_each(:job_ids))
+"""
+
+OLD_WORKERS = f"SELECT id FROM jobq_workers WHERE shard = :shard AND seen_at <= {NOW} - :kept_ms"
+
+DELETE_WORKERS = """
+DELETE FROM jobq_workers WHERE shard = :shard AND id IN (SELECT value FROM json_each(:workers))
 """
 
 JOB = """
@@ -536,6 +570,30 @@ class SqliteStore(Store):
     def _insert_cancelled(self, lease: Lease) -> Step[bool]:
         rows = yield self._statement(RECORD_CANCELLED, job_id=lease.job_id, token=lease.token)
         return bool(rows)
+
+    def prune_workers(
+        self, kept_s: float = WORKERS_KEPT_S, *, is_dry_run: bool = False
+    ) -> Step[int]:
+        rows = yield self._statement(OLD_WORKERS, kept_ms=_ms(kept_s))
+        if rows and not is_dry_run:
+            workers = json.dumps([worker for (worker,) in rows])
+            yield self._statement(DELETE_WORKERS, workers=workers)
+        return len(rows)
+
+    def _walk(self, after: int, limit: int) -> Step[list[WalkedJob]]:
+        rows = yield self._statement(WALK, after=after, limit=limit)
+        return [walked_job(row) for row in rows]
+
+    def _prunable(self, job_ids: Sequence[int], *, is_locked: bool) -> Step[list[int]]:
+        rows = yield self._statement(
+            PRUNABLE, job_ids=json.dumps(list(job_ids)), min_age_ms=_ms(MIN_AGE_S)
+        )
+        return [job_id for (job_id,) in rows]
+
+    def _delete_jobs(self, job_ids: Sequence[int]) -> Step[None]:
+        named = json.dumps(list(job_ids))
+        for template in (DELETE_RECORDS, DELETE_ATTEMPTS, DELETE_REFUSALS, DELETE_JOBS):
+            yield self._statement(template, job_ids=named)
 
     def _statement(self, sql: str, **params: object) -> Statement:
         return Statement(sql, {"shard": self.shard, **params})

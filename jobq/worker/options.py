@@ -19,15 +19,18 @@ class WorkerOptions:
     concurrency: int = 10
     """Handlers that run at once."""
     prefetch: int | None = None
-    """Jobs leased ahead of the handlers; as many as `concurrency` when None."""
+    """Jobs leased ahead of the handlers; when None, a tenth of a second's work at the rate of the
+    moment, from `concurrency` to 500 (see `jobq.worker.prefetch`)."""
     lease_s: float = 60.0
     """How long a lease lasts. Heartbeats extend it; a crashed worker's jobs wait this long."""
     grace_s: float = 30.0
     """How long a stopping worker waits for its handlers."""
     poll_s: float = 1.0
-    """How often an idle worker looks for jobs, at most; a quarter more at random."""
+    """How often an idle worker looks for jobs that nobody told it of; a quarter more at random."""
     reconcile_s: float | None = None
     """How often to look for expired leases; a third of `lease_s` when None."""
+    prune_s: float | None = 300.0
+    """How often to walk along the jobs for those that were kept for their time; None for never."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -47,14 +50,12 @@ class WorkerOptions:
             raise InvalidOption(f"prefetch is {self.prefetch}: use 0 or more")
         if self.reconcile_s is not None and self.reconcile_s <= 0:
             raise InvalidOption(f"reconcile_s is {self.reconcile_s}: use more than 0")
+        if self.prune_s is not None and not 0 < self.prune_s < math.inf:
+            raise InvalidOption(
+                f"prune_s is {self.prune_s}: use a number of seconds, or None not to prune"
+            )
         if self.queues is not None and not self.queues:
             raise InvalidOption("queues is empty: name the queues to serve, or None for all")
-
-    @property
-    def capacity(self) -> int:
-        """Leases held at once, at most."""
-        ahead = self.concurrency if self.prefetch is None else self.prefetch
-        return self.concurrency + ahead
 
     @property
     def reconcile_interval_s(self) -> float:
@@ -83,3 +84,4 @@ class WorkerSettings(TypedDict, total=False):
     grace_s: float
     poll_s: float
     reconcile_s: float | None
+    prune_s: float | None

@@ -43,6 +43,7 @@ from jobq.store.step import Step
 from jobq.task import Task
 from jobq.worker.attempt import Attempt
 from jobq.worker.heartbeat import HeartbeatThread
+from jobq.worker.maintenance import Pruner
 from jobq.worker.options import WorkerOptions
 from jobq.worker.prefetch import Prefetch
 from jobq.worker.reports import Report, Reports, Sent
@@ -112,6 +113,11 @@ class Worker:
         self._handler_threads = HandlerThreads(options.concurrency, self._run_in_thread)
         self._prefetch = Prefetch(options.concurrency, options.prefetch, time.monotonic())
         self._budgets = {name: RetryBudget(task.retry) for name, task in tasks.items()}
+        self._pruner = Pruner(
+            self._database.store,
+            {name: task.keep for name, task in tasks.items()},
+            options.prune_s,
+        )
         self._cursor = ClaimCursor()
         self._queues: list[str] = []
         self._has_backlog = False
@@ -208,6 +214,8 @@ class Worker:
             self._settle_down()
             try:
                 await self._reconcile_when_due()
+                if self._pruner.is_due:
+                    await self._on_control(lambda: self._pruner.run(self._control))
                 await self._turn(self._work.room(self._prefetch.ahead))
                 failures = 0
             except DatabaseUnavailable as error:

@@ -54,7 +54,7 @@ def test_help_lists_the_commands_and_imports_no_database_library() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
-    for command in ("upgrade", "downgrade", "check", "worker", "fm", "demo"):
+    for command in ("upgrade", "downgrade", "check", "worker", "prune", "fm", "demo"):
         assert f"  {command} " in done.stdout
     assert done.stdout.endswith("[]\n")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobq import InvalidOption, JobQueue, Retry, State, Task, WorkerOptions
+from jobq import InvalidOption, JobQueue, Retention, Retry, State, Task, WorkerOptions
 
 
 def remind(customer: str) -> None: ...
@@ -126,6 +126,23 @@ def test_a_backoff_that_makes_no_sense(limits: tuple[float, float]) -> None:
 def test_a_workers_setting_out_of_range(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidOption, match=told):
         WorkerOptions(**settings)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+def test_a_pruning_interval_is_a_time_or_never(seconds: float) -> None:
+    with pytest.raises(InvalidOption, match="None not to prune"):
+        WorkerOptions(prune_s=seconds)
+    assert WorkerOptions(prune_s=None).prune_s is None
+
+
+def test_a_task_keeps_its_jobs_for_its_own_time_or_its_queues() -> None:
+    week, hour = Retention(), Retention(committed_s=3600)
+    app = JobQueue("sqlite:///nowhere.db", keep=hour)
+    assert app.task(name="a")(remind).keep == hour
+    own = app.task(name="b", keep=week)(remind)
+    assert own.keep == week
+    assert own.using(priority=1).keep == week
+    assert JobQueue("sqlite:///nowhere.db").task(remind).keep == week
 
 
 def test_a_misspelt_setting(nowhere: JobQueue) -> None:

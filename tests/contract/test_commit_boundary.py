@@ -44,6 +44,7 @@ from jobq.failure_modes.transactions import (
     parties_of,
     wait_until,
 )
+from jobq.protocol.retention import HOUR_S, Retention, RetentionPolicy
 from jobq.protocol.states import Outcome, State
 from jobq.protocol.values import Lease, Recovered
 from tests.contract.hands import (
@@ -836,6 +837,31 @@ async def test_a_commit_that_never_arrived_is_settled_as_not_committed(
     assert shop.records() == []
     await charge(wired, a, kind, "A again")
     assert shop.ledger() == ["A again"]
+
+
+@on_postgres_kinds
+async def test_a_commit_asked_for_after_its_job_was_pruned_is_unknown(
+    shop: Shop, wired: Database, proxy: Proxy, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker was frozen at COMMIT for so long. That nothing was committed would be a lie."""
+    job_id = shop.enqueue()
+    a = shop.claim_one("A")
+    link = wired.link
+
+    def link_when_the_job_is_gone() -> Link:
+        shop.finalize(a)
+        shop.grow_old(job_id, age_s=2 * HOUR_S)
+        keep = Retention(committed_s=HOUR_S)
+        assert shop.prune(RetentionPolicy(otherwise=keep)).total == 1
+        return link()
+
+    monkeypatch.setattr(wired, "link", link_when_the_job_is_gone)
+    with pytest.raises(EffectOutcomeUnknown, match="pruned with its record"):
+        async with boundary(wired, a, kind) as hand:
+            await hand.charge(a, "A")
+            proxy.cut(Cut.AFTER_COMMIT)
+
+    assert shop.ledger() == ["A"]
 
 
 @pytest.mark.parametrize("fate", ["dead", "cancelled"])

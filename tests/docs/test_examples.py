@@ -117,6 +117,16 @@ def test_handlers(names: dict[str, Any], app: JobQueue, engine: Engine) -> None:
     assert charged == [(1, 5), (2, 200)]
 
 
+def test_retention(names: dict[str, Any], database_url: str) -> None:
+    (source,) = examples("docs/retention.md")
+    given = source.replace("JobQueue(", f"JobQueue({database_url!r}, ")
+    run_page("docs/retention.md", [given], names)
+    names["remind"].enqueue(customer="Ada")
+    assert drain(names["app"])[State.DONE] == 1
+    assert names["remind"].keep.committed_s == 3600
+    names["app"].close()
+
+
 def test_enqueueing(names: dict[str, Any], app: JobQueue) -> None:
     run_page("docs/handlers.md", examples("docs/handlers.md")[:1], names)
     run_page("docs/enqueueing.md", examples("docs/enqueueing.md"), names)

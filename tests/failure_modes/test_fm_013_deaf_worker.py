@@ -5,8 +5,8 @@ is replaced misses what was said in between. One whose connection went half-open
 forgot it, a pooler in transaction mode) misses everything from then on, sees no error, and looks
 well to every supervisor. Its jobs wait for ever.
 
-jobq's workers look for jobs themselves, every `poll_s` (invariant I6). Whatever may wake them
-earlier can only make them faster.
+jobq's workers look for jobs themselves, every `poll_s` (invariant I6). Notifications wake them
+earlier and can only make them faster; a connection that hangs is given up.
 """
 
 from __future__ import annotations

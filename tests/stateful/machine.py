@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 
 from jobq.failure_modes.invariants import violations
 from jobq.failure_modes.shop import BOOM, Shop
+from jobq.protocol.retention import Retention, RetentionPolicy
 from jobq.protocol.states import AttemptEnd
 from jobq.protocol.values import FailedAttempt, Lease
 from tests.stateful.model import READY, SCHEDULED, Model
@@ -32,6 +33,7 @@ TABLES = (
     "ledger",
 )
 FAR_S = 3600.0
+PRUNE_ALL = RetentionPolicy(otherwise=Retention())
 MOST_JOBS = 3
 """Few jobs, so that much happens to each."""
 
@@ -66,7 +68,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._enqueue(3, is_due=True)
         return multiple(*self._claim(MOST_JOBS, "A"))
 
-    @precondition(lambda self: len(self.model.jobs) < MOST_JOBS)
+    @precondition(lambda self: len(self.model.alive()) < MOST_JOBS)
     @rule(max_attempts=st.integers(1, 3), is_due=st.booleans())
     def enqueue(self, max_attempts: int, is_due: bool) -> None:
         self._enqueue(max_attempts, is_due=is_due)
@@ -172,10 +174,16 @@ class QueueMachine(RuleBasedStateMachine):
     def _promote(self) -> None:
         assert self.shop.promote() == self.model.promote()
 
-    @precondition(lambda self: self.model.jobs)
+    @rule()
+    def prune(self) -> None:
+        past = "0" if self.shop.is_sqlite else "'2000-01-01'"
+        self.shop.sql(f"UPDATE jobq.commit_records SET recorded_at = {past}")
+        assert self.shop.prune(PRUNE_ALL).total == self.model.prune()
+
+    @precondition(lambda self: self.model.alive())
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        job_id = data.draw(st.sampled_from(sorted(self.model.jobs)))
+        job_id = data.draw(st.sampled_from(sorted(job.id for job in self.model.alive())))
         assert self.shop.cancel(job_id) == self.model.cancel(job_id)
 
     @invariant()
@@ -191,7 +199,7 @@ class QueueMachine(RuleBasedStateMachine):
                 expected.append(("charges", job.id, 0, job.charges))
             assert job.charges <= 1, "an effect is applied at most once"
             assert job.attempts <= job.max_attempts
-            assert (job.place is None) <= (job.fate is not None), "a job is lost"
+            assert (job.place is None) <= (job.fate is not None or job.is_pruned), "a job is lost"
             assert (job.place in (SCHEDULED, READY)) <= (job.fate is None), "a job is run again"
         assert found == sorted(expected)
 

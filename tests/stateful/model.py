@@ -23,6 +23,7 @@ class ModelJob:
     fate: Outcome | None = None
     fate_token: int = 0
     charges: int = 0
+    is_pruned: bool = False
 
     def holds(self, lease: Lease) -> bool:
         return self.place == LEASED and self.token == lease.token
@@ -51,6 +52,9 @@ class Model:
 
     def job(self, lease: Lease) -> ModelJob:
         return self.jobs[lease.job_id]
+
+    def alive(self) -> list[ModelJob]:
+        return [job for job in self.jobs.values() if not job.is_pruned]
 
     def in_place(self, place: str) -> list[ModelJob]:
         return [job for job in self.jobs.values() if job.place == place]
@@ -153,6 +157,13 @@ class Model:
             kind = healed if had_fate else dead if job.fate is not None else retried
             kind.add(job.id)
         return healed, retried, dead
+
+    def prune(self) -> int:
+        """Every job that has ended goes; what it charged stays, and so do its zombies."""
+        over = [job for job in self.alive() if job.place is None]
+        for job in over:
+            job.is_pruned, job.fate, job.fate_token = True, None, -1
+        return len(over)
 
     def cancel(self, job_id: int) -> bool:
         job = self.jobs[job_id]

@@ -1,0 +1,71 @@
+"""Pruning in the background: a walk along the jobs, a batch at a time, in every worker.
+
+No worker is the leader, and none waits for another. Each begins at a time of its own; two that
+meet leave each other's jobs alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Mapping
+
+from jobq.database.base import Link
+from jobq.protocol.retention import Retention, RetentionPolicy
+from jobq.store.base import Store
+
+logger = logging.getLogger("jobq.worker")
+
+BATCH = 500
+"""Jobs looked at in one transaction: the worker's claims wait for it, for some 10 ms."""
+SHARE = 0.05
+"""Of the worker's time, at most, is spent on pruning."""
+
+
+class Pruner:
+    """Prunes the jobs of the worker's own tasks, and the workers that are long gone.
+
+    The tasks of others are left alone: who has them knows how long to keep their jobs.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keep: Mapping[str, Retention],
+        interval_s: float | None,
+        *,
+        batch: int = BATCH,
+    ) -> None:
+        """`interval_s`: from the end of one walk to the next, half as long to half as long again;
+        None for never."""
+        self._store = store
+        self._policy = RetentionPolicy(keep)
+        self._batch = batch
+        self._interval_s = math.inf if interval_s is None else interval_s
+        self._after = 0
+        self._pruned = 0
+        # Spread out: a deploy starts many workers at once.
+        self._next_s = time.monotonic() + self._interval_s * random.uniform(0.01, 1)  # noqa: S311
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._next_s
+
+    def run(self, link: Link) -> None:
+        """Prune one batch. Blocks. Raises DatabaseUnavailable; the batch is then repeated."""
+        began_s = time.monotonic()
+        # Unless it goes well: a fault is not to be met at once again.
+        self._next_s = began_s + self._interval_s * random.uniform(0.5, 1.5)  # noqa: S311
+        pruned = link.run(self._store.prune(self._policy, after=self._after, limit=self._batch))
+        self._pruned += pruned.total
+        if pruned.after is not None:
+            self._after = pruned.after
+            self._next_s = time.monotonic() + (time.monotonic() - began_s) / SHARE
+            return
+        self._after = 0
+        link.run(self._store.prune_workers())
+        if self._pruned:
+            logger.info("pruned %d jobs that were kept for their time", self._pruned)
+        self._pruned = 0
