@@ -33,6 +33,11 @@ class ClaimCursor:
         """Whether a claim that begins now looks from the head. Times in seconds, on any clock."""
         return now_s >= self._next_from_head_s
 
+    def until_head_s(self, now_s: float) -> float:
+        """How long it is until a claim looks from the head: the pause of a worker that found
+        nothing further on."""
+        return max(0.0, self._next_from_head_s - now_s)
+
     def since(self, now_s: float) -> Mapping[str, Position]:
         """Return where a claim that begins now looks from, for each queue with a position."""
         return {} if self.is_at_head(now_s) else dict(self._since)

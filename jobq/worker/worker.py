@@ -119,7 +119,8 @@ class Worker:
             options.prune_s,
         )
         self._cursor = ClaimCursor()
-        self._queues: list[str] = []
+        self._queues = list(options.queues or ())
+        self._looked_from_head = True
         self._has_backlog = False
         """Whether the last claim got all that it asked for: there is more where that came from."""
         self._warned_of: set[str] = set()
@@ -240,9 +241,12 @@ class Worker:
             await self._listen()
         else:
             assert self._loop is not None
+            pause_s = self.options.poll_s * random.uniform(1, 1.25)  # noqa: S311
+            if not self._looked_from_head:
+                pause_s = min(pause_s, self._cursor.until_head_s(time.monotonic()))
             with self._control.watched(self._loop, self._rouse):
                 self._is_idle = True
-                await self._wait(self.options.poll_s * random.uniform(1, 1.25))  # noqa: S311
+                await self._wait(pause_s)
                 self._is_idle = False
 
     async def _listen(self) -> None:
@@ -355,6 +359,7 @@ class Worker:
         if limit <= 0:
             return (yield from store.exchange(reports.returned, reports.committed, NOTHING))
         began_s = time.monotonic()
+        self._looked_from_head = self._cursor.is_at_head(began_s)
         is_promoting = began_s >= self._next_promote_s
         is_looking = self.options.queues is None and (
             not self._has_backlog or began_s >= self._next_queues_s

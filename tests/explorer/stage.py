@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, Self
 import psycopg
 from psycopg.pq import ExecStatus
 from psycopg.rows import tuple_row
+from psycopg.types.numeric import Int8Dumper
 
+from jobq.database.postgres import PLAN_ONCE
 from jobq.database.url import conninfo, parse_url
 from jobq.store.step import Rows, Statement
 from tests.chaos.books import AttemptRow, Books, JobRow, LedgerRow, Place, RecordRow, RefusalRow
@@ -166,6 +168,9 @@ class Stage:
 
     async def _new_slot(self) -> Slot:
         connection = await _connect(self._conninfo)
+        # As a worker's own: EXCHANGE takes longer to plan than to run.
+        await connection.execute(PLAN_ONCE)
+        connection.adapters.register_dumper(int, Int8Dumper)
         return Slot(connection, connection.info.backend_pid)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +51,14 @@ def test_a_cheap_look_from_the_head_is_soon_taken_again() -> None:
     cursor.advance([claimed(1)], 0.0, 0.001)
     assert not cursor.is_at_head(0.009)
     assert cursor.is_at_head(0.0101)
+
+
+def test_how_long_a_worker_waits_that_found_nothing_further_on() -> None:
+    cursor = ClaimCursor()
+    assert cursor.until_head_s(3.0) == 0.0
+    cursor.advance([claimed(1)], 100.0, 100.05)
+    assert cursor.until_head_s(100.25) == pytest.approx(0.25)
+    assert cursor.until_head_s(200.0) == 0.0
 
 
 def test_a_claim_that_is_to_look_from_the_head_has_no_positions() -> None:

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Engine, create_engine, select, text
@@ -117,5 +117,18 @@ def wait_for(is_so: Callable[[], object], what: str, site: Site | None = None) -
 
 def reap(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
+        if "--processes" in cast(list[str], process.args):
+            _stop_with_its_children(process)
         process.kill()
     process.wait()
+
+
+def _stop_with_its_children(supervisor: subprocess.Popen[bytes]) -> None:
+    """Killed, a supervisor would leave them behind; told twice, it ends them at once."""
+    for _ in range(2):
+        supervisor.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            supervisor.wait(2.0)
+            return
+    with suppress(subprocess.TimeoutExpired):
+        supervisor.wait(10.0)

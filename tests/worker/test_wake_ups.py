@@ -74,6 +74,15 @@ def test_a_job_of_the_callers_transaction_is_picked_up_when_that_commits(
         wait_for(lambda: site.counts()[State.DONE] == 1, "the job to be done", site)
 
 
+def test_a_worker_of_some_queues_serves_them_and_no_others(site: Site, app: JobQueue) -> None:
+    with app.worker(poll_s=POLL_S, queues=["elsewhere"]):
+        wait_until_idle(site)
+        app.enqueue_many([app.tasks["run"].request(), app.tasks["elsewhere"].request()])
+        site.wait_until_done(1)
+        wait_until_idle(site)
+    assert site.counts()[State.READY] == 1
+
+
 def test_jobs_that_were_there_before_it_listened_are_found(site: Site, app: JobQueue) -> None:
     app.enqueue_many([app.tasks["run"].request()] * 50)
     with app.worker(poll_s=POLL_S, concurrency=1):
