@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from jobq.database.base import AsyncEffect, Database, Effect, NotWhole
 from jobq.errors import DatabaseUnavailable, EffectOutcomeUnknown, EffectRolledBack, JobNotFound
-from jobq.protocol.values import Lease
+from jobq.protocol.values import Lease, Recorded
 
 C = TypeVar("C")
 
@@ -39,12 +39,12 @@ def commit_effect_idempotent(database: Database, lease: Lease, kind: type[C]) ->
     ended the transaction or left it failed; EffectOutcomeUnknown when the connection was lost
     at COMMIT and the database could not be asked for the record afterwards, or asked too late.
     """
-    effect = _begin(database, lease, kind)
+    effect, recorded = _begin(database, lease, kind)
     try:
         yield effect.handle
         effect.flush()
         try:
-            effect.commit(database.store.confirm_record(lease))
+            effect.commit(database.store.confirm_record(recorded))
         except NotWhole as error:
             raise _rolled_back(lease) from error
         except Exception as error:
@@ -59,12 +59,12 @@ async def commit_effect_idempotent_async(
     database: Database, lease: Lease, kind: type[C]
 ) -> AsyncIterator[C]:
     """`commit_effect_idempotent` for asyncio."""
-    effect = await _begin_async(database, lease, kind)
+    effect, recorded = await _begin_async(database, lease, kind)
     try:
         yield effect.handle
         await effect.flush()
         try:
-            await effect.commit(database.store.confirm_record(lease))
+            await effect.commit(database.store.confirm_record(recorded))
         except NotWhole as error:
             raise _rolled_back(lease) from error
         except Exception as error:
@@ -74,7 +74,7 @@ async def commit_effect_idempotent_async(
         await effect.close()
 
 
-def _begin(database: Database, lease: Lease, kind: type[C]) -> Effect[C]:
+def _begin(database: Database, lease: Lease, kind: type[C]) -> tuple[Effect[C], Recorded]:
     """Open the transaction and insert the record.
 
     Pooled connections may all have died with the last server; nothing has been done yet, so a
@@ -83,29 +83,31 @@ def _begin(database: Database, lease: Lease, kind: type[C]) -> Effect[C]:
     for _ in range(database.max_connections + 1):
         effect = database.begin_effect(kind)
         try:
-            effect.run(database.store.commit_record(lease))
+            recorded = effect.run(database.store.commit_record(lease))
         except BaseException:
             was_broken = effect.is_broken
             effect.close()
             if not was_broken:
                 raise
         else:
-            return effect
+            return effect, recorded
     raise DatabaseUnavailable(f"{database.url!r}: every pooled connection was broken")
 
 
-async def _begin_async(database: Database, lease: Lease, kind: type[C]) -> AsyncEffect[C]:
+async def _begin_async(
+    database: Database, lease: Lease, kind: type[C]
+) -> tuple[AsyncEffect[C], Recorded]:
     for _ in range(database.max_connections + 1):
         effect = await database.begin_effect_async(kind)
         try:
-            await effect.run(database.store.commit_record(lease))
+            recorded = await effect.run(database.store.commit_record(lease))
         except BaseException:
             was_broken = effect.is_broken
             await effect.close()
             if not was_broken:
                 raise
         else:
-            return effect
+            return effect, recorded
     raise DatabaseUnavailable(f"{database.url!r}: every pooled connection was broken")
 
 

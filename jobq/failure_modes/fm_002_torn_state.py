@@ -54,9 +54,9 @@ def claim(shop: Shop) -> Step[Any]:
 
 def apply_effect(shop: Shop) -> Step[Any]:
     lease = leased(shop)
-    yield from shop.database.store.commit_record(lease)
+    recorded = yield from shop.database.store.commit_record(lease)
     yield Statement(f"INSERT INTO ledger VALUES ({lease.job_id}, 'A')", {})
-    yield from shop.database.store.confirm_record(lease)
+    yield from shop.database.store.confirm_record(recorded)
 
 
 def finalize(shop: Shop) -> Step[Any]:

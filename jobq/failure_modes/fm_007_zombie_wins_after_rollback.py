@@ -6,7 +6,7 @@ from jobq.errors import Refusal
 from jobq.failure_modes.catalogue import FailureMode, Finding
 from jobq.failure_modes.shop import Shop
 from jobq.failure_modes.transactions import WAIT_S, parties_of
-from jobq.protocol.values import Lease
+from jobq.protocol.values import Lease, Recorded
 from jobq.store import PostgresStore, SqliteStore, Store
 from jobq.store.sqlite import NOW
 from jobq.store.step import Step
@@ -15,7 +15,7 @@ BARE_RECORD_POSTGRES = """
 INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
 VALUES (%(shard)s, %(job_id)s, 'committed', %(token)s, clock_timestamp())
 ON CONFLICT (shard, job_id) DO NOTHING
-RETURNING job_id
+RETURNING pg_current_xact_id()::text
 """
 
 BARE_RECORD_SQLITE = f"""
@@ -30,15 +30,17 @@ class _PostgresBareRecord(PostgresStore):
     """What is missing: the join to the live lease. A unique key alone is the well-known recipe
     (an inbox table, an idempotency table), and it does keep the effect from being applied twice."""
 
-    def _insert_record(self, lease: Lease) -> Step[bool]:
+    def _insert_record(self, lease: Lease) -> Step[Recorded | None]:
         sql = BARE_RECORD_POSTGRES
-        return bool((yield self._statement(sql, job_id=lease.job_id, token=lease.token)))
+        rows = yield self._statement(sql, job_id=lease.job_id, token=lease.token)
+        return Recorded(lease, int(rows[0][0])) if rows else None
 
 
 class _SqliteBareRecord(SqliteStore):
-    def _insert_record(self, lease: Lease) -> Step[bool]:
+    def _insert_record(self, lease: Lease) -> Step[Recorded | None]:
         sql = BARE_RECORD_SQLITE
-        return bool((yield self._statement(sql, job_id=lease.job_id, token=lease.token)))
+        rows = yield self._statement(sql, job_id=lease.job_id, token=lease.token)
+        return Recorded(lease, transaction=0) if rows else None
 
 
 def bare_record(store: Store) -> Store:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from jobq.client import JobQueue
 from jobq.failure_modes.weakened import WeakenedQueue
-from jobq.protocol.values import Claim, Exchanged, Lease
+from jobq.protocol.values import Claim, Exchanged, Lease, Recorded
 from jobq.store import PostgresStore, SqliteStore, Store
 from jobq.store.sqlite import NOW
 from jobq.store.step import Step
@@ -43,11 +43,11 @@ ON CONFLICT (shard, job_id) DO NOTHING
 class _WithoutCommitRecord(Store):
     """The effect's transaction writes no record and asks for no lease."""
 
-    def _insert_record(self, lease: Lease) -> Step[bool]:
+    def _insert_record(self, lease: Lease) -> Step[Recorded | None]:
         yield from ()
-        return True
+        return Recorded(lease, transaction=0)
 
-    def confirm_record(self, lease: Lease) -> Step[bool]:
+    def confirm_record(self, recorded: Recorded) -> Step[bool]:
         yield from ()
         return True
 

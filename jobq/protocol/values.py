@@ -37,6 +37,14 @@ class Lease(NamedTuple):
     token: int
 
 
+class Recorded(NamedTuple):
+    """A commit record that was written and not yet committed."""
+
+    lease: Lease
+    transaction: int
+    """The transaction that wrote it, where the database numbers them; else 0."""
+
+
 class ClaimedJob(NamedTuple):
     """A job this worker leased, with all that its handler needs."""
 

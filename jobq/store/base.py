@@ -29,6 +29,7 @@ from jobq.protocol.values import (
     LeasedAttempt,
     Position,
     Record,
+    Recorded,
     Recovered,
     RefusedReport,
     Reported,
@@ -106,22 +107,23 @@ class Store(ABC):
             cancelled=frozenset(lease for lease in held if lease.job_id in cancelled),
         )
 
-    def commit_record(self, lease: Lease) -> Step[None]:
+    def commit_record(self, lease: Lease) -> Step[Recorded]:
         """Record the job as committed, in the transaction that is about to apply its effect.
 
         The COMMITTED boundary. The record is joined to the live lease, and only then inserted
         under its unique key. Raises LeaseLost when the lease is gone, AlreadyCommitted when
         the job has its fate.
         """
-        if (yield from self._insert_record(lease)):
-            return
+        recorded = yield from self._insert_record(lease)
+        if recorded is not None:
+            return recorded
         record = (yield from self._records([lease])).get(lease.job_id)
         if record is None:
             raise LeaseLost(lease.job_id, lease.token)
         raise AlreadyCommitted(lease.job_id, lease.token, record.outcome)
 
     @abstractmethod
-    def confirm_record(self, lease: Lease) -> Step[bool]:
+    def confirm_record(self, recorded: Recorded) -> Step[bool]:
         """Return whether the record was written by the very transaction that asks."""
 
     def settle(self, lease: Lease) -> Step[bool]:
@@ -343,7 +345,8 @@ class Store(ABC):
         """Return which of the leases exist, locked or not."""
 
     @abstractmethod
-    def _insert_record(self, lease: Lease) -> Step[bool]: ...
+    def _insert_record(self, lease: Lease) -> Step[Recorded | None]:
+        """Return None when there is no such lease, or the job has its fate."""
 
     @abstractmethod
     def _records(self, leases: Sequence[Lease]) -> Step[dict[int, Record]]: ...

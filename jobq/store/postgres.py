@@ -29,6 +29,7 @@ from jobq.protocol.values import (
     LeasedAttempt,
     Position,
     Record,
+    Recorded,
     RefusedReport,
 )
 from jobq.store.base import LISTEN_AGAIN_S, Store, job_not_found
@@ -244,14 +245,14 @@ FROM {schema}.leases
 WHERE shard = %(shard)s AND job_id = %(job_id)s AND token = %(token)s
 FOR KEY SHARE
 ON CONFLICT (shard, job_id) DO NOTHING
-RETURNING job_id
+RETURNING pg_current_xact_id()::text
 """
 
-# xmin is the transaction that wrote the row: ours, unless the handler ended our transaction.
+# The record was written outside of any savepoint, so it is there as long as its transaction is;
+# another one is under way when the handler ended ours. No table is looked at, so the question
+# costs next to nothing.
 CONFIRM_RECORD = """
-SELECT 1 FROM {schema}.commit_records
-WHERE shard = %(shard)s AND job_id = %(job_id)s AND token = %(token)s
-  AND xmin = pg_current_xact_id_if_assigned()::xid
+SELECT 1 WHERE pg_current_xact_id_if_assigned() = %(transaction)s::text::xid8
 """
 
 RECORDS = """
@@ -521,8 +522,8 @@ class PostgresStore(Store):
         rows = yield self._statement(UNKNOWN_TASKS, queues=list(queues), tasks=list(tasks))
         return [task for (task,) in rows]
 
-    def confirm_record(self, lease: Lease) -> Step[bool]:
-        rows = yield self._statement(CONFIRM_RECORD, job_id=lease.job_id, token=lease.token)
+    def confirm_record(self, recorded: Recorded) -> Step[bool]:
+        rows = yield self._statement(CONFIRM_RECORD, transaction=recorded.transaction)
         return bool(rows)
 
     def listen(self, worker: str, queues: Sequence[str] | None) -> Step[None]:
@@ -572,9 +573,9 @@ class PostgresStore(Store):
         rows = yield self._statement(HELD, **_named(leases))
         return frozenset(Lease(job_id, token) for job_id, token in rows)
 
-    def _insert_record(self, lease: Lease) -> Step[bool]:
+    def _insert_record(self, lease: Lease) -> Step[Recorded | None]:
         rows = yield self._statement(COMMIT_RECORD, job_id=lease.job_id, token=lease.token)
-        return bool(rows)
+        return Recorded(lease, int(rows[0][0])) if rows else None
 
     def _records(self, leases: Sequence[Lease]) -> Step[dict[int, Record]]:
         rows = yield self._statement(RECORDS, job_ids=[lease.job_id for lease in leases])

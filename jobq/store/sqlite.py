@@ -28,6 +28,7 @@ from jobq.protocol.values import (
     Lease,
     LeasedAttempt,
     Record,
+    Recorded,
     RefusedReport,
 )
 from jobq.store.base import Store, job_not_found
@@ -395,8 +396,9 @@ class SqliteStore(Store):
         )
         return [task for (task,) in rows]
 
-    def confirm_record(self, lease: Lease) -> Step[bool]:
-        rows = yield self._statement(CONFIRM_RECORD, job_id=lease.job_id, token=lease.token)
+    def confirm_record(self, recorded: Recorded) -> Step[bool]:
+        job_id, token = recorded.lease
+        rows = yield self._statement(CONFIRM_RECORD, job_id=job_id, token=token)
         return bool(rows)
 
     def listen(self, worker: str, queues: Sequence[str] | None) -> Step[None]:
@@ -462,9 +464,9 @@ class SqliteStore(Store):
         rows = yield self._statement(HELD, leases=_named(leases))
         return frozenset(Lease(job_id, token) for job_id, token in rows)
 
-    def _insert_record(self, lease: Lease) -> Step[bool]:
+    def _insert_record(self, lease: Lease) -> Step[Recorded | None]:
         rows = yield self._statement(COMMIT_RECORD, job_id=lease.job_id, token=lease.token)
-        return bool(rows)
+        return Recorded(lease, transaction=0) if rows else None
 
     def _records(self, leases: Sequence[Lease]) -> Step[dict[int, Record]]:
         rows = yield self._statement(RECORDS, job_ids=_job_ids(leases))

@@ -19,6 +19,7 @@ from jobq.protocol.values import (
     Lease,
     LeasedAttempt,
     Record,
+    Recorded,
     Recovered,
     RefusedReport,
     Reported,
@@ -73,23 +74,25 @@ SET outcome = excluded.outcome, token = excluded.token"""
 class ConflictIgnored:
     """Neither the insert's count is looked at, nor the question asked whose record is there."""
 
-    def _insert_record(self, lease: Lease) -> Step[bool]:
-        yield from super()._insert_record(lease)  # type: ignore[misc]
-        return True
+    def _insert_record(self, lease: Lease) -> Step[Recorded | None]:
+        recorded = yield from super()._insert_record(lease)  # type: ignore[misc]
+        return recorded or Recorded(lease, transaction=0)
 
-    def confirm_record(self, lease: Lease) -> Step[bool]:
-        yield from super().confirm_record(lease)  # type: ignore[misc]
+    def confirm_record(self, recorded: Recorded) -> Step[bool]:
+        yield from super().confirm_record(recorded)  # type: ignore[misc]
         return True
 
 
 class LeaseFirstRecordLast:
     """The order of a queue that checks its lease, works, and marks the job as done."""
 
-    def commit_record(self, lease: Lease) -> Step[None]:
+    def commit_record(self, lease: Lease) -> Step[Recorded]:
         if lease not in (yield from self._held([lease])):  # type: ignore[attr-defined]
             raise LeaseLost(lease.job_id, lease.token)
+        return Recorded(lease, transaction=0)
 
-    def confirm_record(self, lease: Lease) -> Step[bool]:
+    def confirm_record(self, recorded: Recorded) -> Step[bool]:
+        lease = recorded.lease
         bare = postgres.COMMIT_RECORD.replace(LEASE_OF_COMMIT, BARE_RECORD)
         rows = yield self._statement(bare, job_id=lease.job_id, token=lease.token)  # type: ignore[attr-defined]
         return bool(rows)

@@ -167,7 +167,7 @@ def commit_effect(cast: Cast, who: str, lease: Lease) -> Program[Reports]:
     cast.tell(who, Op.EFFECT, job=lease.job_id, token=lease.token)
     reports = Reports()
     try:
-        yield from cast.store.commit_record(lease)
+        recorded = yield from cast.store.commit_record(lease)
     except Refusal as refusal:
         yield End.ROLLBACK
         record = None
@@ -179,7 +179,7 @@ def commit_effect(cast: Cast, who: str, lease: Lease) -> Program[Reports]:
     # The ledger has no unique key and nobody reads it; the question after it is answered by a row
     # that is this transaction's own.
     yield Unseen(_charge(cast.store, lease, who))
-    is_whole = yield from unseen(cast.store.confirm_record(lease))
+    is_whole = yield from unseen(cast.store.confirm_record(recorded))
     if not is_whole:
         yield End.ROLLBACK
     elif (yield End.COMMIT_OR_ASK) is Told.NOTHING:
