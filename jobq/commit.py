@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jobq.database.base import AsyncEffect, Database, Effect, NotWhole
 from jobq.errors import DatabaseUnavailable, EffectOutcomeUnknown, EffectRolledBack, JobNotFound
@@ -28,8 +28,41 @@ SETTLE_FOR_S = 30.0
 _SETTLE_PAUSE_S = 0.5
 
 
+class Relay:
+    """Hands the connection of a committed effect to the next one, with its transaction begun.
+
+    "COMMIT; BEGIN; insert the next record" is one message. One relay serves attempts that run one
+    after the other.
+    """
+
+    def __init__(self, follow: Callable[[Lease, type[Any]], Lease | None]) -> None:
+        """`follow` tells whose effect of the same kind comes next here, if that is known before
+        the given one is over."""
+        self.follow = follow
+        self._effect: Any = None
+        self._following: Lease | None = None
+
+    def hand_over(self, effect: Effect[Any] | AsyncEffect[Any], following: Lease) -> None:
+        self._effect, self._following = effect, following
+
+    def take(self, lease: Lease) -> Any:
+        """Return the effect that was begun for this lease, None if it was not."""
+        return self._take() if self._following == lease else None
+
+    def left_over(self, following: Lease | None) -> Any:
+        """Return an effect that was begun and will not be taken, None if there is none: its
+        attempt did not come to its boundary, or does not follow after all. It is to be closed."""
+        return self._take() if self._following != following else None
+
+    def _take(self) -> Any:
+        effect, self._effect, self._following = self._effect, None, None
+        return effect
+
+
 @contextmanager
-def commit_effect_idempotent(database: Database, lease: Lease, kind: type[C]) -> Iterator[C]:
+def commit_effect_idempotent(
+    database: Database, lease: Lease, kind: type[C], relay: Relay | None = None
+) -> Iterator[C]:
     """Run the block's effect and the job's commit record as one transaction. Blocks.
 
     Yields a session or connection of `kind`. When the block ends, both are committed; when it
@@ -39,49 +72,70 @@ def commit_effect_idempotent(database: Database, lease: Lease, kind: type[C]) ->
     ended the transaction or left it failed; EffectOutcomeUnknown when the connection was lost
     at COMMIT and the database could not be asked for the record afterwards, or asked too late.
     """
-    effect, recorded = _begin(database, lease, kind)
+    begun = relay.take(lease) if relay else None
+    effect, recorded = _begin(database, lease, kind, begun)
+    following: Lease | None = None
     try:
         yield effect.handle
         effect.flush()
+        following = relay.follow(lease, kind) if relay else None
         try:
-            effect.commit(database.store.confirm_record(recorded))
+            effect.commit(
+                database.store.confirm_record(recorded),
+                database.store.commit_record(following) if following else None,
+            )
         except NotWhole as error:
             raise _rolled_back(lease) from error
         except Exception as error:
             if not effect.is_broken or not _settle(database, lease, error):
                 raise
     finally:
-        effect.close()
+        if relay and following and effect.has_begun:
+            relay.hand_over(effect, following)
+        else:
+            effect.close()
 
 
 @asynccontextmanager
 async def commit_effect_idempotent_async(
-    database: Database, lease: Lease, kind: type[C]
+    database: Database, lease: Lease, kind: type[C], relay: Relay | None = None
 ) -> AsyncIterator[C]:
     """`commit_effect_idempotent` for asyncio."""
-    effect, recorded = await _begin_async(database, lease, kind)
+    begun = relay.take(lease) if relay else None
+    effect, recorded = await _begin_async(database, lease, kind, begun)
+    following: Lease | None = None
     try:
         yield effect.handle
         await effect.flush()
+        following = relay.follow(lease, kind) if relay else None
         try:
-            await effect.commit(database.store.confirm_record(recorded))
+            await effect.commit(
+                database.store.confirm_record(recorded),
+                database.store.commit_record(following) if following else None,
+            )
         except NotWhole as error:
             raise _rolled_back(lease) from error
         except Exception as error:
             if not effect.is_broken or not await asyncio.to_thread(_settle, database, lease, error):
                 raise
     finally:
-        await effect.close()
+        if relay and following and effect.has_begun:
+            relay.hand_over(effect, following)
+        else:
+            await effect.close()
 
 
-def _begin(database: Database, lease: Lease, kind: type[C]) -> tuple[Effect[C], Recorded]:
-    """Open the transaction and insert the record.
+def _begin(
+    database: Database, lease: Lease, kind: type[C], begun: Effect[C] | None
+) -> tuple[Effect[C], Recorded]:
+    """Open the transaction, unless it is `begun`, and insert the record.
 
     Pooled connections may all have died with the last server; nothing has been done yet, so a
     broken one is only a reason to take the next.
     """
     for _ in range(database.max_connections + 1):
-        effect = database.begin_effect(kind)
+        effect = begun or database.begin_effect(kind)
+        begun = None
         try:
             recorded = effect.run(database.store.commit_record(lease))
         except BaseException:
@@ -95,10 +149,11 @@ def _begin(database: Database, lease: Lease, kind: type[C]) -> tuple[Effect[C], 
 
 
 async def _begin_async(
-    database: Database, lease: Lease, kind: type[C]
+    database: Database, lease: Lease, kind: type[C], begun: AsyncEffect[C] | None
 ) -> tuple[AsyncEffect[C], Recorded]:
     for _ in range(database.max_connections + 1):
-        effect = await database.begin_effect_async(kind)
+        effect = begun or await database.begin_effect_async(kind)
+        begun = None
         try:
             recorded = await effect.run(database.store.commit_record(lease))
         except BaseException:

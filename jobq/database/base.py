@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy.engine import URL
 
+from jobq.protocol.values import Recorded
 from jobq.revisions import check_revision
 from jobq.store.base import Store
 from jobq.store.step import Step
@@ -66,11 +67,19 @@ class Effect(ABC, Generic[C]):
         """Send what the handler's session still holds."""
 
     @abstractmethod
-    def commit(self, confirm: Step[bool]) -> None:
+    def commit(self, confirm: Step[bool], then: Step[Recorded] | None = None) -> None:
         """Run `confirm`, a step of one question, and commit if it finds a row.
 
-        Raises NotWhole, with nothing committed, when it finds none or cannot be asked.
+        With `then`, the step that begins another effect, do that too if it costs nothing: see
+        `has_begun`. Its errors are not raised, and not lost: that effect begins anew.
+
+        Raises NotWhole, with nothing committed, when the question finds no row or cannot be asked.
         """
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the effect of `commit`'s `then` was begun, and its step can be run here."""
+        return False
 
     @abstractmethod
     def close(self) -> None:
@@ -94,7 +103,11 @@ class AsyncEffect(ABC, Generic[C]):
     async def flush(self) -> None: ...
 
     @abstractmethod
-    async def commit(self, confirm: Step[bool]) -> None: ...
+    async def commit(self, confirm: Step[bool], then: Step[Recorded] | None = None) -> None: ...
+
+    @property
+    def has_begun(self) -> bool:
+        return False
 
     @abstractmethod
     async def close(self) -> None: ...

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Protocol
+from collections.abc import Sequence
+from functools import cache
 
-from psycopg import errors, generators
+from psycopg import Error, errors, generators
 from psycopg.abc import PQGen
 from psycopg.pq import ExecStatus
-from psycopg.pq.abc import PGconn
+from psycopg.pq.abc import PGconn, PGresult
 
-from jobq.store.step import Rows, Statement, Step
+from jobq.database.base import NotWhole
+from jobq.store.step import Rows, Statement
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
@@ -25,58 +27,70 @@ _numbers = itertools.count(1)
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 
 
-class KeepsPlans(Protocol):
-    """A connection that knows which statements of jobq's own its server has a plan of."""
-
-    pgconn: PGconn
-    prepared: dict[str, str]
-    """Their names, by their text."""
-
-
-def begun_with(statement: Statement | None, connection: KeepsPlans) -> PQGen[Rows]:
-    """Begin a transaction with `statement`, for `connection.wait`; return its rows, as bytes.
-
-    Past psycopg's cursors, which would say BEGIN before it.
-    """
-    connection.pgconn.send_query(_begin_with(statement, connection.prepared).encode())
-    results = yield from generators.execute(connection.pgconn)
-    last = results[-1]
-    if last.status == ExecStatus.FATAL_ERROR:
-        raise errors.error_from_result(last)
-    return [
-        [last.get_value(row, column) for column in range(last.nfields)]
-        for row in range(last.ntuples)
-    ]
+def sent(statements: Sequence[str], pgconn: PGconn) -> PQGen[list[PGresult]]:
+    """Send the statements and return their results, up to the first that fails, for
+    `connection.wait`. Past psycopg's cursors, which would say BEGIN before them."""
+    pgconn.send_query("; ".join(statements).encode())
+    results: list[PGresult] = yield from generators.execute(pgconn)
+    return results
 
 
-def _begin_with(statement: Statement | None, prepared: dict[str, str]) -> str:
+def begin_with(statement: Statement | None, prepared: dict[str, str]) -> list[str]:
+    """Return what begins a transaction with `statement`, which is planned once a session:
+    `prepared` has what the session knows already."""
     if statement is None:
-        return BEGIN
-    parameters = list(dict.fromkeys(_PARAMETER.findall(statement.sql)))
-    numbers = ", ".join(f"{_number(statement, name)}" for name in parameters)
-    if name := prepared.get(statement.sql):
-        return f"{BEGIN}; EXECUTE {name} ({numbers})"
-    name = prepared[statement.sql] = f"jobq_{next(_numbers)}"
-    sql = _PARAMETER.sub(lambda found: f"${parameters.index(found[1]) + 1}", statement.sql)
+        return [BEGIN]
+    if known := prepared.get(statement.sql):
+        return [BEGIN, known % statement.params]
+    name = f"jobq_{next(_numbers)}"
+    parameters, sql = _numbered(statement.sql)
+    given = ", ".join(f"%({parameter})d" for parameter in parameters)
+    execute = prepared[statement.sql] = f"EXECUTE {name} ({given})"
     types = ", ".join(["bigint"] * len(parameters))
-    return f"{BEGIN}; PREPARE {name} ({types}) AS {sql}; EXECUTE {name} ({numbers})"
+    return [BEGIN, f"PREPARE {name} ({types}) AS {sql}", execute % statement.params]
 
 
-def commit_if(confirm: Step[bool]) -> str:
-    """Return the message that commits if the step's question finds a row; else it fails, dividing
-    by zero.
+def commit_if(question: Statement | None) -> list[str]:
+    """Return what commits if the question finds a row; else it fails, dividing by zero."""
+    if question is None:
+        return ["COMMIT"]
+    sql = _written_out(question.sql) % question.params
+    return [f"SELECT 1 / count(*) FROM ({sql}) AS found", "COMMIT"]
 
-    It is not prepared: a ROLLBACK TO of the handler's makes psycopg forget what is.
+
+def failure(results: Sequence[PGresult]) -> Error | None:
+    """Return the error that the message ended with, if one."""
+    last = results[-1]
+    return errors.error_from_result(last) if last.status == ExecStatus.FATAL_ERROR else None
+
+
+def check_committed(results: Sequence[PGresult], committing: Sequence[str]) -> None:
+    """Raise what kept a message that begins with the statements `committing` from doing them.
+
+    Raises NotWhole when the question found no row.
     """
-    try:
-        statement = next(confirm)
-    except StopIteration:
-        return "COMMIT"
-    sql = _PARAMETER.sub(lambda found: _number(statement, found[1]), statement.sql)
-    return f"SELECT 1 / count(*) FROM ({sql}) AS found; COMMIT"
+    error = failure(results)
+    if error is None or len(results) > len(committing):
+        return
+    # A deferred trigger may divide by zero as well, at COMMIT.
+    if isinstance(error, errors.DivisionByZero) and len(results) < len(committing):
+        raise NotWhole from error
+    raise error
 
 
-def _number(statement: Statement, parameter: str) -> str:
-    value = statement.params[parameter]
-    assert isinstance(value, int), "text would have to be quoted"
-    return str(value)
+def rows_of(result: PGresult) -> Rows:
+    """Return its rows, each value as the bytes that the server wrote."""
+    columns = range(result.nfields)
+    return [[result.get_value(row, column) for column in columns] for row in range(result.ntuples)]
+
+
+@cache
+def _numbered(sql: str) -> tuple[list[str], str]:
+    parameters = list(dict.fromkeys(_PARAMETER.findall(sql)))
+    return parameters, _PARAMETER.sub(lambda found: f"${parameters.index(found[1]) + 1}", sql)
+
+
+@cache
+def _written_out(sql: str) -> str:
+    """For whole numbers only: text would have to be quoted."""
+    return _PARAMETER.sub(r"%(\1)d", sql)

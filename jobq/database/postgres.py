@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import cached_property
 from typing import Any, TypeVar, cast
@@ -16,6 +16,7 @@ import psycopg
 from psycopg import BaseConnection, IsolationLevel, errors, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import tuple_row
 from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout
@@ -36,15 +37,23 @@ from jobq.database.execute import (
     started,
     started_async,
 )
-from jobq.database.message import begun_with, commit_if
+from jobq.database.message import (
+    begin_with,
+    check_committed,
+    commit_if,
+    failure,
+    rows_of,
+    sent,
+)
 from jobq.database.sqlalchemy import (
     AsyncSqlalchemyEffect,
     SqlalchemyEffect,
 )
 from jobq.database.url import conninfo
 from jobq.errors import DatabaseUnavailable, NotMigrated, UnsupportedDatabase
+from jobq.protocol.values import Recorded
 from jobq.store.postgres import PostgresStore, channel_of
-from jobq.store.step import Rows, Statement, Step
+from jobq.store.step import Rows, Statement, Step, first_of
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -67,6 +76,10 @@ _AWAY = (
     errors.IdleInTransactionSessionTimeout,
     PoolClosed,
 )
+# A commit record's lease is found by its key. A plan made while the leases filled one page would
+# read the whole table instead, and would be kept when it is long: so no table is scanned, until the
+# record itself gives the handler its database's own setting back.
+#
 # With `synchronous_commit` off, for speed some databases' default, commits are acknowledged that a
 # crash undoes. Its other values say what standbys are waited for, which is not ours to decide.
 CONFIGURE = """
@@ -75,7 +88,8 @@ SELECT set_config('idle_in_transaction_session_timeout',
                            current_setting('idle_in_transaction_session_timeout')), false),
        set_config('synchronous_commit',
                   CASE current_setting('synchronous_commit')
-                      WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
+                      WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false),
+       set_config('enable_seqscan', 'off', false)
 """
 # jobq's own statements, on its own connections: planned once, for tables of any size. Planning
 # EXCHANGE costs as much as running it for ten jobs, and its one right plan is known: by the keys,
@@ -466,8 +480,8 @@ class _PostgresLink(Link):
 
 
 class _PsycopgEffect(Effect[PsycopgConnection]):
-    """BEGIN goes out with the first step's first statement, COMMIT with the closing question: an
-    effect costs as many round trips as without jobq."""
+    """BEGIN goes out with the record, COMMIT with the closing question, and the next effect's
+    BEGIN, if it is known, with that COMMIT: fewer round trips than without jobq."""
 
     handle: _PooledConnection
 
@@ -475,38 +489,57 @@ class _PsycopgEffect(Effect[PsycopgConnection]):
         self._pool = pool
         self.handle = pool.getconn()
         self.handle.is_lent = True
+        self._begun: Rows | None = None
 
     def run(self, step: Step[T]) -> T:
-        if _is(self.handle, TransactionStatus.IDLE):
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            step = started(step, lambda _: begun)
+        elif _is(self.handle, TransactionStatus.IDLE):
             step = started(step, self._begin_with)
         return execute(step, self.handle)
 
     def _begin_with(self, statement: Statement | None) -> Rows:
-        try:
-            return self.handle.wait(begun_with(statement, self.handle))
-        except errors.InvalidSqlStatementName:  # psycopg has since said DEALLOCATE ALL
-            self.handle.prepared.clear()
-            self.handle.execute("ROLLBACK")
-            return self.handle.wait(begun_with(statement, self.handle))
-        except psycopg.Error as error:
+        results = self._send(begin_with(statement, self.handle.prepared))
+        error = failure(results)
+        if isinstance(error, errors.InvalidSqlStatementName):
+            self._rollback()  # psycopg has since said DEALLOCATE ALL
+            results = self._send(begin_with(statement, self.handle.prepared))
+            error = failure(results)
+        if error is not None:
             self.handle.prepared.clear()  # who knows how far it came
-            if _is_dead(error):
-                psycopg.Connection.close(self.handle)
-            raise
+            raise error
+        return rows_of(results[-1])
+
+    def _send(self, statements: Sequence[str]) -> list[PGresult]:
+        results = self.handle.wait(sent(statements, self.handle.pgconn))
+        if _is_last_word(results):
+            psycopg.Connection.close(self.handle)
+        return results
+
+    def _rollback(self) -> None:
+        self.handle.prepared.clear()
+        self._send(["ROLLBACK"])
 
     def flush(self) -> None:
         """A driver connection holds nothing back."""
 
-    def commit(self, confirm: Step[bool]) -> None:
+    def commit(self, confirm: Step[bool], then: Step[Recorded] | None = None) -> None:
         if not _is(self.handle, TransactionStatus.INTRANS):
             raise NotWhole
-        try:
-            self.handle.execute(commit_if(confirm).encode(), prepare=False)
-        except errors.DivisionByZero as error:
-            # A deferred trigger may divide by zero as well, at COMMIT: that ends the transaction.
-            if _is(self.handle, TransactionStatus.INERROR):
-                raise NotWhole from error
-            raise
+        committing = commit_if(first_of(confirm))
+        beginning = begin_with(first_of(then), self.handle.prepared) if then else []
+        results = self._send([*committing, *beginning])
+        check_committed(results, committing)
+        if not failure(results):
+            _forget_handler(self.handle)
+            self._begun = rows_of(results[-1]) if then else None
+        elif not self.handle.closed:
+            self._rollback()  # the next did not begin; when it does anew, it will see why
+
+    @property
+    def has_begun(self) -> bool:
+        return self._begun is not None
 
     def close(self) -> None:
         try:
@@ -534,6 +567,7 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
     ) -> None:
         self._pool = pool
         self.handle = handle
+        self._begun: Rows | None = None
 
     @classmethod
     async def begin(cls, pool: AsyncConnectionPool[_AsyncPooledConnection]) -> _AsyncPsycopgEffect:
@@ -542,35 +576,54 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
         return cls(pool, handle)
 
     async def run(self, step: Step[T]) -> T:
-        if _is(self.handle, TransactionStatus.IDLE):
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            step = started(step, lambda _: begun)
+        elif _is(self.handle, TransactionStatus.IDLE):
             step = await started_async(step, self._begin_with)
         return await execute_async(step, self.handle)
 
     async def _begin_with(self, statement: Statement | None) -> Rows:
-        try:
-            return await self.handle.wait(begun_with(statement, self.handle))
-        except errors.InvalidSqlStatementName:
+        results = await self._send(begin_with(statement, self.handle.prepared))
+        error = failure(results)
+        if isinstance(error, errors.InvalidSqlStatementName):
+            await self._rollback()
+            results = await self._send(begin_with(statement, self.handle.prepared))
+            error = failure(results)
+        if error is not None:
             self.handle.prepared.clear()
-            await self.handle.execute("ROLLBACK")
-            return await self.handle.wait(begun_with(statement, self.handle))
-        except psycopg.Error as error:
-            self.handle.prepared.clear()
-            if _is_dead(error):
-                await psycopg.AsyncConnection.close(self.handle)
-            raise
+            raise error
+        return rows_of(results[-1])
+
+    async def _send(self, statements: Sequence[str]) -> list[PGresult]:
+        results = await self.handle.wait(sent(statements, self.handle.pgconn))
+        if _is_last_word(results):
+            await psycopg.AsyncConnection.close(self.handle)
+        return results
+
+    async def _rollback(self) -> None:
+        self.handle.prepared.clear()
+        await self._send(["ROLLBACK"])
 
     async def flush(self) -> None:
         """A driver connection holds nothing back."""
 
-    async def commit(self, confirm: Step[bool]) -> None:
+    async def commit(self, confirm: Step[bool], then: Step[Recorded] | None = None) -> None:
         if not _is(self.handle, TransactionStatus.INTRANS):
             raise NotWhole
-        try:
-            await self.handle.execute(commit_if(confirm).encode(), prepare=False)
-        except errors.DivisionByZero as error:
-            if _is(self.handle, TransactionStatus.INERROR):
-                raise NotWhole from error
-            raise
+        committing = commit_if(first_of(confirm))
+        beginning = begin_with(first_of(then), self.handle.prepared) if then else []
+        results = await self._send([*committing, *beginning])
+        check_committed(results, committing)
+        if not failure(results):
+            _forget_handler(self.handle)
+            self._begun = rows_of(results[-1]) if then else None
+        elif not self.handle.closed:
+            await self._rollback()
+
+    @property
+    def has_begun(self) -> bool:
+        return self._begun is not None
 
     async def close(self) -> None:
         try:
@@ -597,8 +650,9 @@ def _has_arrived(connection: PsycopgConnection) -> bool:
         return True
 
 
-def _is_dead(error: psycopg.Error) -> bool:
+def _is_last_word(results: Sequence[PGresult]) -> bool:
     """Whether the session is over. Its last words may arrive before libpq sees that."""
+    error = failure(results)
     return isinstance(error, psycopg.OperationalError) and (
         error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
     )

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from jobq.database.base import AsyncEffect, Effect, NotWhole
 from jobq.database.execute import execute
+from jobq.protocol.values import Recorded
 from jobq.store.step import Step
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class SqlalchemyEffect(Effect[C]):
         if self._session is not None:
             self._session.commit()
 
-    def commit(self, confirm: Step[bool]) -> None:
+    def commit(self, confirm: Step[bool], then: Step[Recorded] | None = None) -> None:
         with asking():
             is_whole = self.run(confirm)
         if not is_whole:
@@ -113,7 +114,7 @@ class AsyncSqlalchemyEffect(AsyncEffect[C]):
         if self._session is not None:
             await self._session.commit()
 
-    async def commit(self, confirm: Step[bool]) -> None:
+    async def commit(self, confirm: Step[bool], then: Step[Recorded] | None = None) -> None:
         with asking():
             is_whole = await self.run(confirm)
         if not is_whole:

@@ -29,6 +29,7 @@ from jobq.errors import (
     NotMigrated,
     UnsupportedDatabase,
 )
+from jobq.protocol.values import Recorded
 from jobq.store import SqliteStore
 from jobq.store.step import Step
 
@@ -249,7 +250,7 @@ class _DriverEffect(Effect[sqlite3.Connection]):
     def flush(self) -> None:
         """A driver connection holds nothing back."""
 
-    def commit(self, confirm: Step[bool]) -> None:
+    def commit(self, confirm: Step[bool], then: Step[Recorded] | None = None) -> None:
         with asking():
             is_whole = self.run(confirm)
         if not is_whole:
@@ -280,9 +281,9 @@ class _GuardedEffect(SqlalchemyEffect[C]):
         self._guarded: GuardedConnection = self.driver
         self._guarded.guard()
 
-    def commit(self, confirm: Step[bool]) -> None:
+    def commit(self, confirm: Step[bool], then: Step[Recorded] | None = None) -> None:
         self._guarded.unguard()
-        super().commit(confirm)
+        super().commit(confirm, then)
 
     def close(self) -> None:
         self._guarded.unguard()
@@ -297,9 +298,9 @@ class _AsyncGuardedEffect(AsyncSqlalchemyEffect[C]):
         self._driver: Any = pooled.driver_connection
         await self._on_its_thread(lambda guarded: guarded.guard())
 
-    async def commit(self, confirm: Step[bool]) -> None:
+    async def commit(self, confirm: Step[bool], then: Step[Recorded] | None = None) -> None:
         await self._on_its_thread(lambda guarded: guarded.unguard())
-        await super().commit(confirm)
+        await super().commit(confirm, then)
 
     async def close(self) -> None:
         await self._on_its_thread(lambda guarded: guarded.unguard())

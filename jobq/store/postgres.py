@@ -238,6 +238,7 @@ JOIN {schema}.leases
 # FOR KEY SHARE until the effect commits: heartbeats go on, and removing the lease must wait. A
 # zombie finds no lease and is refused before it does any work. A bare unique insert would
 # instead let it wait for the winner and, when the winner rolls back, commit on a lost lease.
+# From here on the transaction is the handler's: its statements are planned as its database says.
 COMMIT_RECORD = """
 INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
 SELECT shard, job_id, 'committed', token, clock_timestamp()
@@ -245,7 +246,7 @@ FROM {schema}.leases
 WHERE shard = %(shard)s AND job_id = %(job_id)s AND token = %(token)s
 FOR KEY SHARE
 ON CONFLICT (shard, job_id) DO NOTHING
-RETURNING pg_current_xact_id()::text
+RETURNING pg_current_xact_id()::text, set_config('enable_seqscan', NULL, true)
 """
 
 # The record was written outside of any savepoint, so it is there as long as its transaction is;

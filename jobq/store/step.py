@@ -31,3 +31,11 @@ class Statement:
 
 
 Step = Generator[Statement, Rows, T]
+
+
+def first_of(step: Step[T]) -> Statement | None:
+    """Return the statement with which the step begins, None if it needs none; it is not run."""
+    try:
+        return next(step)
+    except StopIteration:
+        return None

@@ -8,7 +8,7 @@ import logging
 import random
 from typing import Any
 
-from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
+from jobq.commit import Relay, commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, InvalidTask, Refusal
 from jobq.handler import Handler
@@ -57,6 +57,10 @@ class Attempt:
     def is_async(self) -> bool:
         return self._task.handler.is_async
 
+    @property
+    def effect_kind(self) -> type[Any] | None:
+        return self._task.handler.effect_kind
+
     def lose(self) -> None:
         """The lease is gone: cancel an async handler, tell one in a thread."""
         self.fate.is_lease_lost = True
@@ -87,21 +91,21 @@ class Attempt:
         if self._running is not None:
             self._running.cancel()
 
-    async def run(self) -> Report:
+    async def run(self, relay: Relay) -> Report:
         """Run an `async def` handler; return the report, whatever the handler does."""
         self._running = asyncio.current_task()
         try:
-            await self._run_async()
+            await self._run_async(relay)
         except Refusal as refusal:
             return self._was_refused(refusal)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
             return self._concluded(self._failure(error))
         return self._concluded(Returned(self.lease))
 
-    def run_in_thread(self) -> Report:
+    def run_in_thread(self, relay: Relay) -> Report:
         """Run a `def` handler in place; return the report, whatever the handler does."""
         try:
-            self._run_blocking()
+            self._run_blocking(relay)
         except Refusal as refusal:
             return self._was_refused(refusal)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
@@ -112,7 +116,7 @@ class Attempt:
         self.fate.refusal = self.fate.refusal or refusal
         return self._concluded(Returned(self.lease))
 
-    async def _run_async(self) -> None:
+    async def _run_async(self, relay: Relay) -> None:
         handler = self._task.handler
         arguments = handler.arguments.decode(self.claimed.args)
         if handler.effect_kind is None:
@@ -120,19 +124,21 @@ class Attempt:
             return
         self.fate.is_boundary_open = True
         async with commit_effect_idempotent_async(
-            self._database, self.lease, handler.effect_kind
+            self._database, self.lease, handler.effect_kind, relay
         ) as effect:
             await handler.function(*handler.leading(self._job, effect), **arguments)
         self.fate.is_committed = True
 
-    def _run_blocking(self) -> None:
+    def _run_blocking(self, relay: Relay) -> None:
         handler = self._task.handler
         arguments = handler.arguments.decode(self.claimed.args)
         if handler.effect_kind is None:
             self._call(handler.leading(self._job, None), arguments)
             return
         self.fate.is_boundary_open = True
-        with commit_effect_idempotent(self._database, self.lease, handler.effect_kind) as effect:
+        with commit_effect_idempotent(
+            self._database, self.lease, handler.effect_kind, relay
+        ) as effect:
             self._call(handler.leading(self._job, effect), arguments)
         self.fate.is_committed = True
 

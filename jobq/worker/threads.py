@@ -6,11 +6,15 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable
+from typing import Any
 
+from jobq.commit import Relay
+from jobq.protocol.values import Lease
 from jobq.worker.attempt import Attempt
 
-Run = Callable[[Attempt], Attempt | None]
+Run = Callable[[Attempt, Relay], Attempt | None]
 """Runs an attempt to its end and returns the next for the same thread, if there is one."""
+Follow = Callable[[Lease, type[Any]], Lease | None]
 
 
 class HandlerThreads:
@@ -20,9 +24,11 @@ class HandlerThreads:
     would cost more than a short handler. Here a thread goes from one attempt to the next.
     """
 
-    def __init__(self, number: int, run: Run) -> None:
+    def __init__(self, number: int, run: Run, follow: Follow) -> None:
+        """`follow`: see `Relay`."""
         self._number = number
         self._run = run
+        self._follow = follow
         self._submitted: queue.SimpleQueue[Attempt | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
@@ -44,8 +50,9 @@ class HandlerThreads:
             self._submitted.put(None)
 
     def _work(self) -> None:
+        relay = Relay(self._follow)
         while (attempt := self._submitted.get()) is not None:
             following: Attempt | None = attempt
             while following is not None:
-                following = self._context.copy().run(self._run, following)
+                following = self._context.copy().run(self._run, following, relay)
             self._idle.release()

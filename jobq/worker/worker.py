@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from jobq.commit import Relay
 from jobq.database.base import Database, Link
 from jobq.errors import DatabaseUnavailable, InvalidTask
 from jobq.protocol.budget import RetryBudget
@@ -110,7 +111,9 @@ class Worker:
             self._database, self.id, options.lease_s, self._tell_from_thread
         )
         self._work = Workload(options.concurrency, self._is_stale)
-        self._handler_threads = HandlerThreads(options.concurrency, self._run_in_thread)
+        self._handler_threads = HandlerThreads(
+            options.concurrency, self._run_in_thread, self._work.follow
+        )
         self._prefetch = Prefetch(options.concurrency, options.prefetch, time.monotonic())
         self._budgets = {name: RetryBudget(task.retry) for name, task in tasks.items()}
         self._pruner = Pruner(
@@ -126,6 +129,8 @@ class Worker:
         self._warned_of: set[str] = set()
         self._next_promote_s = self._next_reconcile_s = self._next_unknown_s = 0.0
         self._next_queues_s = 0.0
+        self._closing: set[asyncio.Task[None]] = set()
+        """Effects that were begun and not needed; the loop itself keeps no task alive."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._is_roused = False
@@ -427,32 +432,39 @@ class Worker:
 
     def _start_waiting(self) -> None:
         for attempt in self._work.start():
-            self._start(attempt)
+            self._start(attempt, Relay(self._work.follow))
 
-    def _start(self, attempt: Attempt) -> None:
+    def _start(self, attempt: Attempt, relay: Relay) -> None:
         if not attempt.is_async:
             self._handler_threads.submit(attempt)
             return
         assert self._loop is not None
         name = f"jobq {attempt.claimed.task} {attempt.lease.job_id}"
-        task = self._loop.create_task(attempt.run(), name=name)
+        task = self._loop.create_task(attempt.run(relay), name=name)
         self._work.is_run_by(attempt, task)
-        task.add_done_callback(partial(self._on_ended, attempt))
+        task.add_done_callback(partial(self._on_ended, attempt, relay))
 
-    def _on_ended(self, attempt: Attempt, task: asyncio.Task[Report]) -> None:
+    def _on_ended(self, attempt: Attempt, relay: Relay, task: asyncio.Task[Report]) -> None:
+        assert self._loop is not None
         # Cancelled before its first step, it has nothing to say for itself.
         report = attempt.interrupt() if task.cancelled() else task.result()
         self._heartbeat.remove(attempt.lease)
         following = self._work.ended(attempt, report)
+        if left_over := relay.left_over(following.lease if following else None):
+            closing = self._loop.create_task(left_over.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
         if following is not None:
-            self._start(following)
+            self._start(following, relay)
         if self._is_idle or self._is_turn_due():
             self._wake.set()
 
-    def _run_in_thread(self, attempt: Attempt) -> Attempt | None:
-        report = attempt.run_in_thread()
+    def _run_in_thread(self, attempt: Attempt, relay: Relay) -> Attempt | None:
+        report = attempt.run_in_thread(relay)
         self._heartbeat.remove(attempt.lease)
         following = self._work.ended(attempt, report, in_thread=True)
+        if left_over := relay.left_over(following.lease if following else None):
+            left_over.close()
         if following is None or self._is_idle or self._is_turn_due():
             self._rouse()
         return following

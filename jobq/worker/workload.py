@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from jobq.protocol.values import Lease
 from jobq.worker.attempt import Attempt
@@ -23,6 +24,8 @@ class Workload:
         self._waiting: deque[Attempt] = deque()
         self._running: dict[Attempt, asyncio.Task[Report] | None] = {}
         self._abandoned: dict[Attempt, asyncio.Task[Report] | None] = {}
+        self._followers: dict[Lease, Attempt] = {}
+        """Who comes after an attempt that has not ended yet."""
         self._reports = Reports()
         self._ended = 0
         self._is_closed = False
@@ -46,7 +49,8 @@ class Workload:
 
     def room(self, ahead: int) -> int:
         """How many more to claim when `ahead` are to wait besides those that run."""
-        return self._concurrency + ahead - len(self._waiting) - len(self._running)
+        in_hand = len(self._waiting) + len(self._running) + len(self._followers)
+        return self._concurrency + ahead - in_hand
 
     def add(self, attempts: Iterable[Attempt]) -> None:
         with self._lock:
@@ -67,28 +71,45 @@ class Workload:
             if attempt in self._running:
                 self._running[attempt] = task
 
+    def follow(self, lease: Lease, kind: type[Any]) -> Lease | None:
+        """Decide already who comes after a running attempt, if the next one is for a thread too,
+        with an effect of this kind."""
+        with self._lock:
+            if self._is_closed or not (
+                follower := self._take_next(lambda one: one.effect_kind is kind)
+            ):
+                return None
+            self._followers[lease] = follower
+            return follower.lease
+
     def ended(self, attempt: Attempt, report: Report, *, in_thread: bool = False) -> Attempt | None:
         """Take an attempt's report, and give its handler the next. A thread takes only what is
         for a thread; the loop starts either."""
         with self._lock:
+            following = self._followers.pop(attempt.lease, None)
             if attempt not in self._running:  # interrupted, and reported as such
                 self._abandoned.pop(attempt, None)
+                if following:
+                    self._abandoned.pop(following, None)
                 return None
             del self._running[attempt]
             self._reports.add(report)
             self._ended += 1
-            if self._is_closed or (in_thread and self._waiting and self._waiting[0].is_async):
-                return None
-            if following := self._take_next():
+            if not following and not self._is_closed:
+                following = self._take_next(lambda one: not (in_thread and one.is_async))
+            if following:
                 self._running[following] = None
             return following
 
-    def _take_next(self) -> Attempt | None:
+    def _take_next(self, is_wanted: Callable[[Attempt], bool] = lambda _: True) -> Attempt | None:
         while self._waiting:
-            attempt = self._waiting.popleft()
-            # The process was frozen, or the database away: leave it to the reconciler.
-            if not self._is_stale(attempt.lease):
-                return attempt
+            if self._is_stale(self._waiting[0].lease):
+                # The process was frozen, or the database away: leave it to the reconciler.
+                self._waiting.popleft()
+            elif is_wanted(self._waiting[0]):
+                return self._waiting.popleft()
+            else:
+                break
         return None
 
     def count_ended(self) -> int:
@@ -121,12 +142,13 @@ class Workload:
 
     def all_running(self) -> list[Attempt]:
         with self._lock:
-            return list(self._running)
+            return [*self._running, *self._followers.values()]
 
     def abandon(self) -> dict[Attempt, asyncio.Task[Report] | None]:
         """Return the attempts that still run: what they report from now on is not heard."""
         with self._lock:
             self._abandoned, self._running = self._running, {}
+            self._abandoned |= dict.fromkeys(self._followers.values())
             return dict(self._abandoned)
 
     @property

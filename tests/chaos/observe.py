@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import jobq.job
 import jobq.worker.attempt
 import jobq.worker.worker
-from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
+from jobq.commit import Relay, commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, EffectOutcomeUnknown, Refusal
 from jobq.protocol.budget import RetryBudget
@@ -40,13 +40,13 @@ def observe(history: History) -> None:
             history.write(Op.CLAIM, **_facts(claimed))
             super().__init__(claimed, task, database, budget)
 
-        async def run(self) -> Report:
+        async def run(self, relay: Relay) -> Report:
             history.write(Op.START, **_facts(self.claimed))
-            return await super().run()
+            return await super().run(relay)
 
-        def run_in_thread(self) -> Report:
+        def run_in_thread(self, relay: Relay) -> Report:
             history.write(Op.START, **_facts(self.claimed))
-            return super().run_in_thread()
+            return super().run_in_thread(relay)
 
     def tell(lease: Lease, error: BaseException | None, *, is_at_commit: bool) -> None:
         fate = error.outcome.value if isinstance(error, AlreadyCommitted) else ""
@@ -60,10 +60,12 @@ def observe(history: History) -> None:
         )
 
     @contextmanager
-    def commit(database: Database, lease: Lease, kind: type[C]) -> Iterator[C]:
+    def commit(
+        database: Database, lease: Lease, kind: type[C], relay: Relay | None = None
+    ) -> Iterator[C]:
         is_at_commit = False
         try:
-            with commit_effect_idempotent(database, lease, kind) as effect:
+            with commit_effect_idempotent(database, lease, kind, relay) as effect:
                 yield effect
                 is_at_commit = True
         except BaseException as error:
@@ -72,10 +74,12 @@ def observe(history: History) -> None:
         tell(lease, None, is_at_commit=True)
 
     @asynccontextmanager
-    async def commit_async(database: Database, lease: Lease, kind: type[C]) -> AsyncIterator[C]:
+    async def commit_async(
+        database: Database, lease: Lease, kind: type[C], relay: Relay | None = None
+    ) -> AsyncIterator[C]:
         is_at_commit = False
         try:
-            async with commit_effect_idempotent_async(database, lease, kind) as effect:
+            async with commit_effect_idempotent_async(database, lease, kind, relay) as effect:
                 yield effect
                 is_at_commit = True
         except BaseException as error:

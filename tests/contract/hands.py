@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
+from jobq.commit import Relay, commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.protocol.values import Lease
 
@@ -59,6 +59,7 @@ def on_kinds(postgres: Sequence[Kind], sqlite: Sequence[Kind]) -> pytest.MarkDec
 on_every_kind = on_kinds(ON_POSTGRES, ON_SQLITE)
 on_postgres_kinds = on_kinds(ON_POSTGRES, ())
 on_sqlite_kinds = on_kinds((), ON_SQLITE)
+on_driver_kinds = on_kinds([psycopg.Connection, psycopg.AsyncConnection], ())
 on_session_kinds = on_kinds(SESSIONS, SESSIONS)
 on_async_postgres_kinds = on_kinds(ASYNC, ())
 
@@ -109,13 +110,15 @@ class Hand:
 
 
 @asynccontextmanager
-async def boundary(database: Database, lease: Lease, kind: Kind) -> AsyncIterator[Hand]:
+async def boundary(
+    database: Database, lease: Lease, kind: Kind, relay: Relay | None = None
+) -> AsyncIterator[Hand]:
     """The commit boundary of an attempt, with a hand on what it gives to the handler."""
     if issubclass(kind, ASYNC):
-        async with commit_effect_idempotent_async(database, lease, kind) as handle:
+        async with commit_effect_idempotent_async(database, lease, kind, relay) as handle:
             yield Hand(handle)
     else:
-        with commit_effect_idempotent(database, lease, kind) as handle:
+        with commit_effect_idempotent(database, lease, kind, relay) as handle:
             yield Hand(handle)
 
 

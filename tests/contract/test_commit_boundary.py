@@ -1078,3 +1078,17 @@ async def test_a_handler_cancelled_at_commit_gets_both_or_neither(
     if not committed:
         await charge(small, shop.claim_one("B"), kind, "B")
     assert len(shop.ledger()) == 1
+
+
+# -- the planner's settings
+
+
+@on_postgres_kinds
+async def test_a_handler_has_the_planner_settings_of_its_database(shop: Shop, kind: Kind) -> None:
+    """jobq's connections never scan a table for its own statements; a handler's may want to."""
+    shop.enqueue_many(2)
+    for worker in "AB":
+        lease = shop.claim_one(worker)
+        async with boundary(shop.database, lease, kind) as hand:
+            await hand.charge(lease, worker)
+            await hand.execute("SELECT 1 / (current_setting('enable_seqscan') = 'on')::int")
