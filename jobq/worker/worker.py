@@ -247,7 +247,8 @@ class Worker:
         else:
             assert self._loop is not None
             pause_s = self.options.poll_s * random.uniform(1, 1.25)  # noqa: S311
-            if not self._looked_from_head:
+            if not self._looked_from_head and self._work.room(self._prefetch.ahead) > 0:
+                # With its hands full it claims nothing, and would not so much as yield to the loop.
                 pause_s = min(pause_s, self._cursor.until_head_s(time.monotonic()))
             with self._control.watched(self._loop, self._rouse):
                 self._is_idle = True
