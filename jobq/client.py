@@ -59,6 +59,8 @@ D = TypeVar(
 SCHEMA_VARIABLE = "JOBQ_SCHEMA"
 DEFAULT_MAX_ARGS_BYTES = 256 * 1024
 JOBS_PER_STATEMENT = 1_000
+COPY_FROM_JOBS = 5_000
+"""From so many on, COPY is worth its staging table."""
 
 
 class JobQueue:
@@ -178,12 +180,15 @@ class JobQueue:
 
         app.enqueue_many(charge.request(order_id=n, cents=999) for n in range(1000))
         """
-        return self._handles(self.database.run(self._enqueue(list(requests))))
+        return self._handles(
+            self.database.run(self._enqueue(list(requests), is_own=True, can_copy=True))
+        )
 
     async def aenqueue_many(self, requests: Iterable[JobRequest]) -> list[JobHandle]:
         """`enqueue_many` for asyncio."""
         database = await asyncio.to_thread(self._opened)
-        return self._handles(await database.run_async(self._enqueue(list(requests))))
+        step = self._enqueue(list(requests), is_own=True, can_copy=True)
+        return self._handles(await database.run_async(step))
 
     @overload
     def enqueue_many_in(
@@ -202,12 +207,20 @@ class JobQueue:
 
         With an async session or connection the result is to be awaited.
         """
-        step = self._enqueue(list(requests))
+        can_copy = isinstance(connection, psycopg.Connection | psycopg.AsyncConnection)
+        step = self._enqueue(list(requests), can_copy=can_copy)
         if isinstance(connection, ASYNC_CONNECTIONS):
             return self._handles_later(run_in_async(connection, step, self._backend))
         return self._handles(run_in(connection, step, self._backend))
 
-    def _enqueue(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+    def _enqueue(
+        self, requests: Sequence[JobRequest], *, is_own: bool = False, can_copy: bool = False
+    ) -> Step[list[int]]:
+        """`is_own`: in a transaction of its own; `can_copy`: on a psycopg connection."""
+        if len(requests) <= JOBS_PER_STATEMENT:
+            return (yield from self._store.enqueue(requests, is_alone=is_own))
+        if can_copy and len(requests) >= COPY_FROM_JOBS:
+            return (yield from self._store.enqueue_by_copy(requests))
         job_ids: list[int] = []
         for first in range(0, len(requests), JOBS_PER_STATEMENT):
             job_ids += yield from self._store.enqueue(requests[first : first + JOBS_PER_STATEMENT])

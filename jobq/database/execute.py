@@ -43,7 +43,6 @@ def execute_alone(step: Step[T], connection: PsycopgConnection) -> T:
 
     A statement that is all of its step is a transaction by itself: one round trip, not three.
     """
-
     try:
         first = next(step)
     except StopIteration as end:
@@ -103,13 +102,31 @@ def _after(step: Step[T], rows: Rows) -> Step[T]:
     return (yield from _from(statement, step))
 
 
+async def execute_alone_async(step: Step[T], connection: AsyncPsycopgConnection) -> T:
+    """`execute_alone` for asyncio."""
+    try:
+        first = next(step)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    if first.is_whole:
+        return await execute_async(_from(first, step), connection)
+    async with connection.transaction():
+        return await execute_async(_from(first, step), connection)
+
+
 async def execute_async(step: Step[T], connection: AsyncPsycopgConnection) -> T:
     """Run `step` in the connection's transaction and return its result."""
     try:
         statement = next(step)
         while True:
             async with connection.cursor(row_factory=tuple_row) as cursor:
-                await cursor.execute(statement.sql, statement.params)
+                if statement.copied is not None:
+                    async with cursor.copy(statement.sql) as copy:
+                        for row in statement.copied:
+                            await copy.write_row(row)
+                else:
+                    await cursor.execute(statement.sql, statement.params)
                 rows: Rows = await cursor.fetchall() if cursor.description else ()
             statement = step.send(rows)
     except StopIteration as end:
@@ -119,6 +136,11 @@ async def execute_async(step: Step[T], connection: AsyncPsycopgConnection) -> T:
 
 def _on_psycopg(connection: Any, statement: Statement) -> Rows:
     with connection.cursor(row_factory=tuple_row) as cursor:
+        if statement.copied is not None:
+            with cursor.copy(statement.sql) as copy:
+                for row in statement.copied:
+                    copy.write_row(row)
+            return ()
         cursor.execute(statement.sql, statement.params)
         rows: Rows = cursor.fetchall() if cursor.description else ()
         return rows

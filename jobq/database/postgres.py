@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cached_property
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -33,6 +33,7 @@ from jobq.database.execute import (
     PsycopgConnection,
     execute,
     execute_alone,
+    execute_alone_async,
     execute_async,
     started,
     started_async,
@@ -246,51 +247,55 @@ class PostgresDatabase(Database):
         return side
 
     def run(self, step: Step[T]) -> T:
-        with self._translated(), self._begun() as connection:
-            return execute(step, connection)
+        with self._translated(), self._lent() as connection:
+            return execute_alone(step, connection)
 
     async def run_async(self, step: Step[T]) -> T:
         with self._translated():
-            async with self._begun_async() as connection:
-                return await execute_async(step, connection)
+            async with self._lent_async() as connection:
+                return await execute_alone_async(step, connection)
 
     @contextmanager
-    def _begun(self) -> Iterator[_PooledConnection]:
-        """A transaction on a pooled connection. After a restart of the server they may all be
-        dead; that comes to light at BEGIN, where nothing has been done yet, so the next is taken.
+    def _lent(self) -> Iterator[_PooledConnection]:
+        """A pooled connection in autocommit mode.
+
+        After a restart of the server they may all be dead. That is seen before anything is sent on
+        one: afterwards nobody could tell what was done, and nothing may be sent twice.
         """
-        for left in range(self.max_connections, -1, -1):
+        while True:
             connection = self.pool.getconn()
-            try:
-                with ExitStack() as transaction:
-                    try:
-                        transaction.enter_context(connection.transaction())
-                    except psycopg.OperationalError:
-                        if not left:
-                            raise
-                        continue
-                    yield connection
-                return
-            finally:
-                self.pool.putconn(connection)
+            if not _has_ended(connection):
+                break
+            psycopg.Connection.close(connection)
+            self.pool.putconn(connection)
+        try:
+            connection.autocommit = True
+            yield connection
+        finally:
+            if _is(connection, TransactionStatus.IDLE):
+                connection.autocommit = False
+            else:
+                psycopg.Connection.close(connection)
+            self.pool.putconn(connection)
 
     @asynccontextmanager
-    async def _begun_async(self) -> AsyncIterator[_AsyncPooledConnection]:
+    async def _lent_async(self) -> AsyncIterator[_AsyncPooledConnection]:
         pool = (await self._async_side()).pool
-        for left in range(self.max_connections, -1, -1):
+        while True:
             connection = await pool.getconn()
-            try:
-                async with AsyncExitStack() as transaction:
-                    try:
-                        await transaction.enter_async_context(connection.transaction())
-                    except psycopg.OperationalError:
-                        if not left:
-                            raise
-                        continue
-                    yield connection
-                return
-            finally:
-                await pool.putconn(connection)
+            if not _has_ended(connection):
+                break
+            await psycopg.AsyncConnection.close(connection)
+            await pool.putconn(connection)
+        try:
+            await connection.set_autocommit(True)
+            yield connection
+        finally:
+            if _is(connection, TransactionStatus.IDLE):
+                await connection.set_autocommit(False)
+            else:
+                await psycopg.AsyncConnection.close(connection)
+            await pool.putconn(connection)
 
     def link(self, *, listens: bool = False) -> Link:
         return _PostgresLink(self, listens=listens)
@@ -639,6 +644,16 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
     @property
     def is_broken(self) -> bool:
         return self.handle.closed
+
+
+def _has_ended(connection: PsycopgConnection | AsyncPsycopgConnection) -> bool:
+    """Whether the server has closed an idle connection, as far as word of it came here."""
+    try:
+        for _ in range(2):  # its last words, and the end
+            connection.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return True
+    return connection.closed
 
 
 def _has_arrived(connection: PsycopgConnection) -> bool:

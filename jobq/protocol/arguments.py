@@ -68,7 +68,8 @@ class Arguments:
         Raises InvalidArguments or ArgumentsTooLarge, naming the argument and the cause.
         """
         try:
-            given = self._signature.bind(*args, **kwargs).arguments
+            is_bound = not args and kwargs.keys() == self._signature.parameters.keys()
+            given = kwargs if is_bound else self._signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise InvalidArguments(
                 f"task {self._task!r} takes {self._signature}: {error}"

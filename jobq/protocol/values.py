@@ -14,8 +14,7 @@ from uuid import UUID
 from jobq.protocol.states import AttemptEnd, Outcome, Stage, State
 
 
-@dataclass(frozen=True, slots=True)
-class JobRequest:
+class JobRequest(NamedTuple):
     """A job to be: what `enqueue` writes."""
 
     task: str

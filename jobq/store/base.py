@@ -57,8 +57,15 @@ class Store(ABC):
     # -- a job's way in
 
     @abstractmethod
-    def enqueue(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
-        """Write the jobs; return their ids, in the order of the requests."""
+    def enqueue(self, requests: Sequence[JobRequest], *, is_alone: bool = False) -> Step[list[int]]:
+        """Write the jobs; return their ids, in the order of the requests.
+
+        `is_alone`: the caller's step does nothing else.
+        """
+
+    def enqueue_by_copy(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+        """`enqueue` for very many, where the database has a faster way in."""
+        return (yield from self.enqueue(requests))
 
     @abstractmethod
     def promote(self, limit: int) -> Step[int]:

@@ -39,16 +39,13 @@ from jobq.store.step import Statement, Step
 # One statement for one job or many. The id is drawn before the insert, so that the rows of both
 # tables and the order of the answer come from one list. A due time is compared with the clock
 # once, in `request`: a job goes to exactly one of `ready` and `scheduled`.
-ENQUEUE = """
+ENQUEUE_WANTED = """
 WITH request AS MATERIALIZED (
     SELECT nextval('{schema}.jobs_id_seq'::regclass) AS id, wanted.*,
            coalesce(wanted.run_at, clock.at + make_interval(secs => wanted.delay_s)) AS due_at,
            coalesce(wanted.run_at <= clock.at, wanted.delay_s <= 0) AS is_due, clock.at
     FROM (SELECT clock_timestamp() AS at) AS clock,
-         unnest(%(tasks)s::text[], %(args)s::text[], %(queues)s::text[], %(priorities)s::int[],
-                %(max_attempts)s::int[], %(run_ats)s::timestamptz[], %(delays_s)s::float8[])
-           WITH ORDINALITY
-           AS wanted (task, args, queue, priority, max_attempts, run_at, delay_s, position)
+         {wanted}
 ), job AS (
     INSERT INTO {schema}.jobs (shard, id, queue, task, args, priority, max_attempts,
                                idempotency_key, created_at)
@@ -70,6 +67,27 @@ WITH request AS MATERIALIZED (
 )
 SELECT id FROM request LEFT JOIN woken ON true ORDER BY position
 """
+
+ENQUEUE = ENQUEUE_WANTED.replace(
+    "{wanted}",
+    """unnest(%(tasks)s::text[], %(args)s::text[], %(queues)s::text[], %(priorities)s::int[],
+                %(max_attempts)s::int[], %(run_ats)s::timestamptz[], %(delays_s)s::float8[])
+           WITH ORDINALITY
+           AS wanted (task, args, queue, priority, max_attempts, run_at, delay_s, position)""",
+)
+
+# Very many jobs come in by COPY, which takes rows at twice the rate of arrays.
+STAGE = """
+CREATE TEMPORARY TABLE jobq_wanted (
+    position bigint NOT NULL, task text NOT NULL, args text NOT NULL, queue text NOT NULL,
+    priority int NOT NULL, max_attempts int NOT NULL, run_at timestamptz, delay_s float8 NOT NULL)
+"""
+COPY_STAGED = """
+COPY pg_temp.jobq_wanted (position, task, args, queue, priority, max_attempts, run_at, delay_s)
+FROM STDIN
+"""
+ENQUEUE_STAGED = ENQUEUE_WANTED.replace("{wanted}", "pg_temp.jobq_wanted AS wanted")
+UNSTAGE = "DROP TABLE pg_temp.jobq_wanted"
 
 # The array sub-select is evaluated once, before the delete; a plain IN (SELECT ... FOR UPDATE)
 # can be evaluated again and again and lock more than LIMIT rows.
@@ -497,8 +515,8 @@ class PostgresStore(Store):
         self.schema = schema
         self.shard = shard
 
-    def enqueue(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
-        rows = yield self._statement(
+    def enqueue(self, requests: Sequence[JobRequest], *, is_alone: bool = False) -> Step[list[int]]:
+        statement = self._statement(
             ENQUEUE,
             channel=channel_of(self.schema),
             tasks=[r.task for r in requests],
@@ -509,6 +527,24 @@ class PostgresStore(Store):
             run_ats=[r.run_at for r in requests],
             delays_s=[float(r.delay_s) for r in requests],  # psycopg takes no mixed lists
         )
+        rows = yield replace(statement, is_whole=is_alone)
+        return [job_id for (job_id,) in rows]
+
+    def enqueue_by_copy(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+        yield self._statement(STAGE)
+        yield replace(
+            self._statement(COPY_STAGED),
+            copied=[
+                (n, r.task, r.args, r.queue, r.priority, r.max_attempts, r.run_at, r.delay_s)
+                for n, r in enumerate(requests)
+            ],
+        )
+        rows = yield self._statement(
+            ENQUEUE_STAGED,
+            channel=channel_of(self.schema),
+            queues=list({r.queue for r in requests}),
+        )
+        yield self._statement(UNSTAGE)
         return [job_id for (job_id,) in rows]
 
     def promote(self, limit: int) -> Step[int]:

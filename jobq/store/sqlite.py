@@ -359,7 +359,7 @@ class SqliteStore(Store):
     def __init__(self, shard: int = 0) -> None:
         self.shard = shard
 
-    def enqueue(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+    def enqueue(self, requests: Sequence[JobRequest], *, is_alone: bool = False) -> Step[list[int]]:
         ((before, now),) = yield self._statement(TAKE_IDS, count=len(requests))
         wanted = json.dumps(
             [

@@ -28,6 +28,8 @@ class Statement:
     params: Mapping[str, object]
     is_whole: bool = False
     """Whether it is its step's only one: then it needs no BEGIN and no COMMIT around it."""
+    copied: Sequence[Row] | None = None
+    """The rows of a COPY FROM STDIN, which psycopg connections take."""
 
 
 Step = Generator[Statement, Rows, T]

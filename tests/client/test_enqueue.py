@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 
 from jobq import (
@@ -19,6 +21,7 @@ from jobq import (
     Task,
 )
 from jobq import schema as migrations
+from jobq.client import COPY_FROM_JOBS
 from tests.client.conftest import committed_jobs
 
 
@@ -26,6 +29,9 @@ def charge(order_id: int, cents: int = 0) -> None: ...
 
 
 def refund(order_id: int) -> None: ...
+
+
+def note(text: str) -> None: ...
 
 
 @pytest.fixture
@@ -62,29 +68,71 @@ def test_two_event_loops_one_after_the_other(app: JobQueue, database_url: str) -
     assert len(committed_jobs(database_url)) == 2
 
 
-def test_many_keep_their_order(app: JobQueue, database_url: str) -> None:
-    """More than one statement takes, of several tasks, from a generator."""
+# More than one statement takes, and so many that they come in by COPY.
+by_any_way = pytest.mark.parametrize("count", [2_500, COPY_FROM_JOBS])
+
+
+@by_any_way
+def test_many_keep_their_order(app: JobQueue, database_url: str, count: int) -> None:
+    """Of several tasks, from a generator."""
     tasks: list[Task[..., Any]] = [app.task(charge), app.task(refund)]
-    jobs = app.enqueue_many(tasks[number % 2].request(number) for number in range(2_500))
+    jobs = app.enqueue_many(tasks[number % 2].request(number) for number in range(count))
 
     ids = [job.id for job in jobs]
     assert ids == sorted(ids)
     assert committed_jobs(database_url) == ids
-    for number in (0, 1, 999, 1_000, 2_499):
+    for number in (0, 1, 999, 1_000, count - 1):
         status = jobs[number].status()
         assert json.loads(status.args) == {"order_id": number}
         assert status.task == tasks[number % 2].name
 
 
-def test_many_are_all_or_none(app: JobQueue, database_url: str) -> None:
-    """The request that the database refuses is in the third statement of the transaction."""
+@by_any_way
+def test_many_are_all_or_none(app: JobQueue, database_url: str, count: int) -> None:
+    """The request that the database refuses is in the last statement of the transaction."""
     task = app.task(charge)
     good = task.request(1)
-    bad = task.using(queue="bad").request(1)
-    object.__setattr__(bad, "max_attempts", 0)  # past every check but the table's own
+    bad = good._replace(max_attempts=0)  # past every check but the table's own
     with pytest.raises(Exception, match="max_attempts"):
-        app.enqueue_many([good] * 2_200 + [bad] + [good] * 10)
+        app.enqueue_many([good] * count + [bad] + [good] * 10)
     assert committed_jobs(database_url) == []
+
+
+@by_any_way
+def test_many_arrive_as_they_are(app: JobQueue, count: int) -> None:
+    task = app.task(note)
+    odd = "tab\t, line\n, backslash \\. \\N, \N{SNOWMAN}, '\"}"
+    when = datetime(2100, 1, 1, 12, tzinfo=UTC)
+    requests = [
+        task.using(queue="slow", priority=-3, max_attempts=9).request(odd),
+        task.using(run_at=when).request("then"),
+        task.using(delay=3_600).request("in an hour"),
+    ]
+    jobs = app.enqueue_many([*requests, *[task.request("now")] * count])
+
+    first, then, later, *_, last = [jobs[n].status() for n in (0, 1, 2, -1)]
+    assert json.loads(first.args) == {"text": odd}
+    assert (first.queue, first.priority, first.max_attempts) == ("slow", -3, 9)
+    assert (then.state, then.due_at) == (State.SCHEDULED, when)
+    assert later.state is State.SCHEDULED
+    assert (last.state, json.loads(last.args)) == (State.READY, {"text": "now"})
+
+
+def test_connections_that_the_server_has_ended_are_not_used(
+    app: JobQueue, database_url: str
+) -> None:
+    """A restart, say. Nothing was sent on them, so nothing is in doubt."""
+    if database_url.startswith("sqlite"):
+        pytest.skip("there is no server")
+    task = app.task(charge)
+    before = task.enqueue(1)
+    with psycopg.connect(database_url) as postgres:
+        postgres.execute(
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    after = task.enqueue(2)
+    assert committed_jobs(database_url) == [before.id, after.id]
 
 
 def test_many_may_be_none(app: JobQueue, database_url: str) -> None:

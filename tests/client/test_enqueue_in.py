@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from jobq import (
     InvalidArguments,
+    JobHandle,
     JobNotFound,
     JobQueue,
     NotMigrated,
@@ -22,6 +23,7 @@ from jobq import (
     Task,
     UnsupportedConnection,
 )
+from jobq.client import COPY_FROM_JOBS
 from jobq.database.url import parse_url
 from tests.client.callers import on_every_kind, opened, settled
 from tests.client.conftest import committed_jobs
@@ -89,13 +91,16 @@ async def test_a_refused_job_leaves_the_transaction_as_it_was(
 
 
 @on_every_kind
+@pytest.mark.parametrize("count", [1_001, COPY_FROM_JOBS])
 async def test_many_more_than_a_statement_takes(
-    async_app: JobQueue, database_url: str, kind: str
+    async_app: JobQueue, database_url: str, kind: str, count: int
 ) -> None:
     task: Task[..., Any] = async_app.task(charge)
+    jobs: list[JobHandle] = []
     async with opened(database_url, kind) as connection:
-        requests = (task.request(number) for number in range(1_001))
-        jobs = await settled(async_app.enqueue_many_in(connection, requests))
+        for _ in range(2):
+            requests = (task.request(number) for number in range(count))
+            jobs += await settled(async_app.enqueue_many_in(connection, requests))
         await settled(connection.commit())
     assert committed_jobs(database_url) == [job.id for job in jobs]
 
