@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bench import backlog, claim, effect, enqueue, idle, noop, pickup, sqlite
+from bench import backlog, claim, effect, enqueue, idle, memory, noop, pickup, sqlite
 from bench.budgets import judge, verdict_table
 from bench.harness import Figure, Place, Unavailable, postgres_place, sqlite_place, table
 from bench.machine import machine
@@ -26,6 +26,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Figure]]] = {
     "backlog": backlog.run,
     "claim": claim.run,
     "idle": idle.run,
+    "memory": memory.run,
     "sqlite": sqlite.run,
 }
 ON_FILES = ("sqlite",)
