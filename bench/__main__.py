@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bench import backlog, claim, effect, enqueue, idle, memory, noop, pickup, sqlite
+from bench import backlog, claim, effect, enqueue, held, idle, memory, noop, pickup, sqlite
 from bench.budgets import judge, verdict_table
 from bench.harness import Figure, Place, Unavailable, postgres_place, sqlite_place, table
 from bench.machine import machine
@@ -24,6 +24,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Figure]]] = {
     "enqueue": enqueue.run,
     "pickup": pickup.run,
     "backlog": backlog.run,
+    "held": held.run,
     "claim": claim.run,
     "idle": idle.run,
     "memory": memory.run,
