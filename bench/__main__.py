@@ -13,7 +13,19 @@ from typing import Any
 
 import click
 
-from bench import backlog, claim, effect, enqueue, held, idle, memory, noop, pickup, sqlite
+from bench import (
+    backlog,
+    claim,
+    effect,
+    enqueue,
+    held,
+    idle,
+    memory,
+    noop,
+    pickup,
+    sqlite,
+    wakeups,
+)
 from bench.budgets import judge, verdict_table
 from bench.harness import Figure, Place, Unavailable, postgres_place, sqlite_place, table
 from bench.machine import machine
@@ -26,6 +38,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Figure]]] = {
     "backlog": backlog.run,
     "held": held.run,
     "claim": claim.run,
+    "wakeups": wakeups.run,
     "idle": idle.run,
     "memory": memory.run,
     "sqlite": sqlite.run,
