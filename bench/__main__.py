@@ -24,6 +24,7 @@ from bench import (
     noop,
     pickup,
     sqlite,
+    steady,
     wakeups,
 )
 from bench.budgets import judge, verdict_table
@@ -39,6 +40,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Figure]]] = {
     "held": held.run,
     "claim": claim.run,
     "wakeups": wakeups.run,
+    "steady": steady.run,
     "idle": idle.run,
     "memory": memory.run,
     "sqlite": sqlite.run,
