@@ -28,25 +28,29 @@ class Budget:
     """Of the figure's ratio; with any other unit, of its value."""
     peer: str | None = None
     """Which of the benchmark's peers; any, where there is only one."""
+    missing: str = ""
+    """Why nothing measures it yet."""
 
     def holds(self, measured: float) -> bool:
         return measured >= self.required if self.sign == ">=" else measured <= self.required
 
 
+NO_PEERS = "there is no benchmark beside other queues"
+
 BUDGETS = (
-    Budget("peers", "no-op drain, 1 worker process", ">=", 2, peer="pgqueuer"),
+    Budget("peers", "no-op drain, 1 worker process", ">=", 2, peer="pgqueuer", missing=NO_PEERS),
     Budget("effect", "effect jobs, concurrency 10", ">=", 0.95),
     Budget("effect", "effect jobs, concurrency 32", ">=", 0.95),
     Budget("enqueue", "enqueue, 1 at once", ">=", 0.9),
-    Budget("peers", "enqueue, 1,000 at once", ">=", 2, peer="pgqueuer"),
-    Budget("enqueue", "enqueue by COPY", ">=", 0.5),
+    Budget("peers", "enqueue, 1,000 at once", ">=", 2, peer="pgqueuer", missing=NO_PEERS),
+    Budget("enqueue", "enqueue, by COPY", ">=", 0.5, missing="jobq does not enqueue by COPY"),
     Budget("backlog", "drain, a backlog of 1 M", ">=", 0.9),
     Budget("backlog", "drain, 1 M scheduled ahead", ">=", 0.9),
     Budget("backlog", "drain, 1 M done kept", ">=", 0.9),
     Budget("held", "drain after 1 M jobs, a snapshot held", ">=", 0.9),
     Budget("held", "drain after 1 M jobs, overlapping readers", ">=", 0.9),
-    Budget("pickup", "pick-up, notified, p50", "<=", 1.5),
-    Budget("pickup", "pick-up, notified, p99", "<=", 3),
+    Budget("pickup", "pick-up, notified, p50", "<=", 1.5, peer="bare NOTIFY, told, p50"),
+    Budget("pickup", "pick-up, notified, p99", "<=", 3, peer="bare NOTIFY, told, p99"),
     Budget("wakeups", "enqueue, 32 clients, beside an idle worker", ">=", 0.85),
     Budget("claim", "claim, 1 M scheduled ahead", "<=", 1.5),
     Budget("claim", "claim, each of 1,000 queues has jobs", "<=", 1.5),
@@ -96,12 +100,12 @@ def judge(measured: Measured, budgets: Sequence[Budget] = BUDGETS) -> list[Verdi
 
 def _verdict(budget: Budget, measured: Measured) -> Verdict:
     figures = measured.get(budget.benchmark, f"there is no benchmark `{budget.benchmark}`")
-    if isinstance(figures, str):
-        return Verdict(budget, None, figures)
-    for figure in figures:
-        if figure.name == budget.figure and budget.peer in (None, figure.peer):
-            return Verdict(budget, figure)
-    return Verdict(budget, None, f"`{budget.benchmark}` measures nothing of this name")
+    if not isinstance(figures, str):
+        for figure in figures:
+            if figure.name == budget.figure and budget.peer in (None, figure.peer):
+                return Verdict(budget, figure)
+        figures = f"`{budget.benchmark}` measures nothing of this name"
+    return Verdict(budget, None, budget.missing or figures)
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
