@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from queue import SimpleQueue
+from select import select
 from statistics import quantiles
 
 import psycopg
@@ -106,9 +107,11 @@ def _listener(url: str, *, takes: bool) -> Iterator[Sample]:
         listening.execute("LISTEN line")
 
         def listen() -> None:
+            wire = listening.pgconn
             while not ended.is_set():
-                # As a list: the generator keeps the connection to itself until it has ended.
-                for _ in list(listening.notifies(timeout=0.2, stop_after=1)):
+                select([wire.socket], [], [], 0.2)
+                wire.consume_input()
+                while wire.notifies():
                     if takes:
                         listening.execute(TAKE, prepare=True).fetchall()
                     had_s.put(time.perf_counter())
