@@ -93,7 +93,7 @@ def run_one(
     facts = facts_of(
         name, {place.describe: place.settings}, database_url, repeat=repeat, **keywords
     )
-    show(facts, figures, table(figures), as_json=as_json)
+    show(facts, {name: figures}, table(figures), as_json=as_json)
 
 
 def add_command(name: str) -> None:
@@ -148,7 +148,7 @@ def budgets(
         | ({"reason": each.reason} if each.reason else {})
         for each in verdicts
     ]
-    figures = [each for some in measured.values() if not isinstance(some, str) for each in some]
+    figures = {name: some for name, some in measured.items() if not isinstance(some, str)}
     show(facts, figures, verdict_table(verdicts), as_json=as_json)
     if has_failed or any(verdict.holds is False for verdict in verdicts):
         sys.exit(1)
@@ -161,9 +161,7 @@ def facts_of(
     # Rebuilt, not copied from argv: the URL may hold a password.
     words = ["uv run python -m bench", name]
     for option, value in {"database-url": "URL" if database_url else None, **options}.items():
-        for each in (
-            value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        ):
+        for each in value if isinstance(value, tuple) else (value,):  # given more than once
             if each is True:
                 words.append(f"--{option}")
             elif each is not None and each is not False:
@@ -171,10 +169,17 @@ def facts_of(
     return {"command": " ".join(words), "machine": machine(), "servers": servers}
 
 
-def show(facts: Mapping[str, Any], figures: Sequence[Figure], text: str, *, as_json: bool) -> None:
+def show(
+    facts: Mapping[str, Any],
+    figures: Mapping[str, Sequence[Figure]],
+    text: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Print a run: as JSON with all its figures, or as `text` with the least of the facts."""
     if as_json:
-        shown = {**facts, "figures": [asdict(figure) for figure in figures]}
-        print(json.dumps(shown, indent=2))
+        shown = {name: [asdict(each) for each in some] for name, some in figures.items()}
+        print(json.dumps({**facts, "figures": shown}, indent=2))
         return
     servers = ", ".join(facts["servers"])
     print(text, f"{facts['command']} | {servers} | {facts['machine']['cpus']} CPUs", sep="\n\n")

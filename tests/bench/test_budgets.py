@@ -140,11 +140,13 @@ def test_what_cannot_be_had_here_does_not_fail_the_command(
 def test_json_has_the_repetitions_the_machine_and_the_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ended = budgets(monkeypatch, {"backlog": drains(1.0)}, "--json", "--repeat", "2")
+    ended = budgets(
+        monkeypatch, {"backlog": drains(1.0)}, "--json", "--repeat", "2", "--database-url", "secret"
+    )
 
     told = json.loads(ended.stdout)
-    assert told["command"] == "uv run python -m bench budgets --repeat 2"
+    assert told["command"] == "uv run python -m bench budgets --database-url URL --repeat 2"
     assert told["servers"] == {"a server": {"fsync": "on"}}
     assert told["machine"].keys() >= {"cpus", "memory_mb", "python", "versions"}
-    assert [each["ratios"] for each in told["figures"]] == [[1.0, 1.0]] * 3
+    assert [each["ratios"] for each in told["figures"]["backlog"]] == [[1.0, 1.0]] * 3
     assert [each["holds"] for each in told["verdicts"]].count(True) == 3
