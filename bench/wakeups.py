@@ -26,6 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from bench.harness import Figure, Measure, Place, Unavailable, alternate, compare
 from bench.processes import worker_process
@@ -62,7 +63,8 @@ def run(place: Place, repeat: int, *, scale: float = 1.0) -> list[Figure]:
 def _enqueue(
     program: str, seconds: int, beside: Callable[[str], AbstractContextManager[object]], url: str
 ) -> float:
-    address = parse_url(url)
+    address = conninfo_to_dict(conninfo(parse_url(url)))
+    password = address.pop("password", "")  # a command line is for all to see
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script, beside(url):
         script.write(f"BEGIN;\n{_statement(url)};\nCOMMIT;\n")
         script.flush()
@@ -70,9 +72,9 @@ def _enqueue(
             [
                 *(program, "--no-vacuum", "--protocol=prepared", f"--client={CLIENTS}", "--jobs=2"),
                 *(f"--time={seconds}", f"--file={script.name}"),
-                conninfo(address.set(password=None)),
+                make_conninfo("", **address),
             ],
-            env={**os.environ, "PGPASSWORD": address.password or ""},
+            env={**os.environ, "PGPASSWORD": str(password)},
             capture_output=True,
             text=True,
             check=False,
