@@ -106,10 +106,10 @@ def charge_bare(peer: Bare, threads: int, url: str) -> float:
     return progress.rate(ended_s)
 
 
-def open_shop(url: str) -> None:
+def open_shop(url: str, orders: int = ORDERS) -> None:
     with create_engine(parse_url(url)).begin() as connection:
         metadata.create_all(connection)
-        connection.execute(insert(accounts), [{"id": n, "balance": 0} for n in range(ORDERS)])
+        connection.execute(insert(accounts), [{"id": n, "balance": 0} for n in range(orders)])
 
 
 def check_ledger(url: str) -> None:
