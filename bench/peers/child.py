@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 REPOSITORY = Path(__file__).parents[2]
-TIMEOUT_S = 120.0
+TIMEOUT_S = 60.0
 SHOWN_BYTES = 2_000
 
 
@@ -29,7 +29,8 @@ class Child:
         self._process = process
         self._errors = errors
         self._said: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -61,6 +62,15 @@ class Child:
         self._process.stdin.close()
         return self.hear()
 
+    def end(self) -> None:
+        """Kill it. How a queue stops is not measured."""
+        self._process.kill()
+        self._process.wait()
+        self._listener.join(TIMEOUT_S)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
     def _last_words(self) -> str:
         self._errors.seek(0, 2)
         self._errors.seek(max(0, self._errors.tell() - SHOWN_BYTES))
@@ -80,11 +90,8 @@ def child(python: str, name: str, role: str, **argument: Any) -> Iterator[Child]
             text=True,
             cwd=REPOSITORY,
         )
+        started = Child(process, errors)
         try:
-            yield Child(process, errors)
+            yield started
         finally:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    stream.close()
+            started.end()
