@@ -17,7 +17,7 @@ from bench.peers.workloads import WORKLOADS, Queue, Sample, introduce
 from jobq.database.url import parse_url
 
 JOBQ = "jobq"
-PEERS = ("pgqueuer", "chancy", "dramatiq", "oban", "procrastinate")
+PEERS = ("pgqueuer", "awa", "chancy", "dramatiq", "oban", "dbos", "procrastinate")
 FIGURES = {
     "drain": "no-op drain, 1 worker process",
     "effects": "effect jobs, 10 at once",
