@@ -1,16 +1,19 @@
-"""`python -m bench NAME`: run one benchmark and print its figures."""
+"""`python -m bench NAME`: run one benchmark, or the peers, and print the figures."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from inspect import getdoc, getmodule
 
 import click
 
 from bench import effect, enqueue, noop, pickup, sqlite
 from bench.harness import postgres_place, sqlite_place, table
+from bench.peers.command import DATABASE_URL, peers
 
 BENCHMARKS = {
     "effect": effect.run,
@@ -19,20 +22,19 @@ BENCHMARKS = {
     "pickup": pickup.run,
     "sqlite": sqlite.run,
 }
+REPEAT = click.option("--repeat", default=5, show_default=True, type=click.IntRange(1))
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="With the ratio of each repetition.")
+SESSION = click.option("--session", is_flag=True, help="Through SQLAlchemy sessions.")
 
 
-@click.command()
-@click.argument("name", type=click.Choice(list(BENCHMARKS)))
-@click.option("--database-url", help="A server to make databases on.  [default: embedded]")
-@click.option("--repeat", default=5, show_default=True, type=click.IntRange(1))
-@click.option("--session", is_flag=True, help="effect: through SQLAlchemy sessions.")
-@click.option("--json", "as_json", is_flag=True, help="With the ratio of each repetition.")
-def main(name: str, database_url: str | None, repeat: int, session: bool, as_json: bool) -> None:
-    """Measure jobq beside the same work without it, and print the ratio of the two."""
-    if session and name != "effect":
-        raise click.UsageError("--session belongs to the effect benchmark")
-    if database_url and name == "sqlite":
-        raise click.UsageError("sqlite makes files in the temporary folder: set TMPDIR instead")
+@click.group()
+def main() -> None:
+    """Measure jobq beside the same work without it, and beside other queues."""
+
+
+def run_one(
+    name: str, *, repeat: int, as_json: bool, database_url: str | None = None, session: bool = False
+) -> None:
     run = partial(effect.run, session=True) if session else BENCHMARKS[name]
     with sqlite_place() if name == "sqlite" else postgres_place(database_url) as place:
         figures = run(place, repeat)
@@ -45,6 +47,19 @@ def main(name: str, database_url: str | None, repeat: int, session: bool, as_jso
     else:
         print(table(figures), "{command} | {server} | {cpus} CPUs".format(**facts), sep="\n\n")
 
+
+def add_command(name: str) -> None:
+    callback: Callable[..., None] = partial(run_one, name)
+    for option in (AS_JSON, REPEAT, *([SESSION] if name == "effect" else [])):
+        callback = option(callback)
+    if name != "sqlite":  # makes files in the temporary folder
+        callback = DATABASE_URL(callback)
+    main.command(name, help=getdoc(getmodule(BENCHMARKS[name])))(callback)
+
+
+for name in BENCHMARKS:
+    add_command(name)
+main.add_command(peers)
 
 if __name__ == "__main__":
     main(prog_name="python -m bench")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 import click
@@ -10,6 +11,10 @@ import click
 from bench.harness import postgres_place
 from bench.peers.suite import JOBQ, PEERS, measure, table
 from bench.peers.workloads import WORKLOADS
+
+DATABASE_URL = click.option(
+    "--database-url", help="A server to make databases on.  [default: embedded]"
+)
 
 
 def names(*allowed: str) -> Callable[[object, object, str | None], tuple[str, ...]]:
@@ -27,7 +32,7 @@ def names(*allowed: str) -> Callable[[object, object, str | None], tuple[str, ..
 @click.command()
 @click.option("--only", callback=names(JOBQ, *PEERS), help="Queues, with commas.")
 @click.option("--workloads", callback=names(*WORKLOADS), help="Workloads, with commas.")
-@click.option("--database-url", help="A server to make databases on.  [default: embedded]")
+@DATABASE_URL
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1))
 @click.option(
     "--scale",
@@ -48,4 +53,14 @@ def peers(
     """Measure jobq beside other queues, in turns, each in a process and environment of its own."""
     with postgres_place(database_url) as place:
         results = measure(place, repeat, only=only, workloads=workloads, scale=scale)
-    print(json.dumps(results.as_json(), indent=2) if as_json else table(results))
+    # Rebuilt, not copied from argv: the URL may hold a password.
+    words = ["uv run python -m bench peers", f"--repeat {repeat}"]
+    words += ["--database-url URL"] if database_url else []
+    words += [f"--only {','.join(only)}"] if only else []
+    words += [f"--workloads {','.join(workloads)}"] if workloads else []
+    words += [f"--scale {scale:g}"] if scale < 1 else []
+    command = " ".join(words)
+    if as_json:
+        print(json.dumps({"command": command, **results.as_json()}, indent=2))
+    else:
+        print(table(results), f"{command} | {results.server} | {os.cpu_count()} CPUs", sep="\n\n")

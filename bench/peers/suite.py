@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from bench.harness import Figure, Place, compare
+from bench.machine import machine
 from bench.peers.child import Failed
 from bench.peers.environments import NotInstalled, interpreter
 from bench.peers.workloads import WORKLOADS, Queue, Sample, introduce
@@ -29,6 +30,7 @@ FIGURES = {
 class Results:
     """What was measured, and what was not."""
 
+    server: str
     queues: Mapping[str, Queue]
     samples: Mapping[str, Mapping[str, Sequence[Sample | None]]]
     """By workload, then by queue, one for each repetition; None where the run failed."""
@@ -38,7 +40,9 @@ class Results:
     def as_json(self) -> dict[str, Any]:
         """Return all of it, raw."""
         return {
-            "queues": {name: {**queue.facts} for name, queue in self.queues.items()},
+            "machine": machine(),
+            "server": self.server,
+            "queues": {name: queue.facts for name, queue in self.queues.items()},
             "left_out": self.left_out,
             "samples": {
                 workload: {
@@ -87,7 +91,7 @@ def measure(
                         samples[workload][name].append(None)
                     else:
                         samples[workload][name].append(sample)
-    return Results(queues, samples, left_out)
+    return Results(place.describe, queues, samples, left_out)
 
 
 def socket_in_query(url: str) -> str:
