@@ -26,7 +26,8 @@ def interpreter(name: str) -> str:
     if not python.exists():
         # Not sys.executable: an environment of an environment would share its packages.
         base = getattr(sys, "_base_executable", sys.executable)
-        _uv("venv", "--clear", "--python", PYTHON.get(name, base), str(folder))
+        wanted = PYTHON.get(name, base)
+        _uv("venv", "--clear", "--no-python-downloads", "--python", wanted, str(folder))
     requirements = HERE / "requirements" / f"{name}.txt"
     _uv("pip", "sync", "--python", str(python), str(requirements))
     return str(python)

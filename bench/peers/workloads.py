@@ -137,16 +137,16 @@ def _drain(queue: Queue, url: str, workload: str, task: str, jobs: int) -> Sampl
             ended_s = _closed_s(connection, queue) if ran["all_ran"] else None
             time.sleep(REPEATS_WITHIN_S)
             runs = worker.finish()
-    rate = None if ended_s is None else (jobs - jobs // 10) / (ended_s - ran["began_s"])
+    rate = (jobs - jobs // 10) / (ended_s - ran["began_s"]) if ended_s else None
     return _judged(jobs, rate, runs["lost"], runs["duplicated"])
 
 
-def _closed_s(connection: psycopg.Connection[Any], queue: Queue) -> float | None:
-    """Return when the queue's tables were asked and said that all is done; None if they do not."""
+def _closed_s(connection: psycopg.Connection[Any], queue: Queue) -> float:
+    """Return when the queue's tables were asked and said that all is done. Raises Failed."""
     deadline_s = time.monotonic() + RUN_TIMEOUT_S
     while (asked_s := time.monotonic()) < deadline_s:
         [(is_open,)] = connection.execute(queue.is_open.encode()).fetchall()
         if not is_open:
             return asked_s
         time.sleep(LOOK_EVERY_S)
-    return None
+    raise Failed(f"its tables did not say within {RUN_TIMEOUT_S:g} s that every job was done")

@@ -1,7 +1,8 @@
 """Procrastinate.
 
 - `concurrency`: one job at a time by default; docs/howto/production/concurrency.md raises it, to 30
-  in its example. Ten for the effects.
+  in its example. Jobs that do nothing drained faster with five than with one, three, ten and 30:
+  each sub-worker's fetch is a statement of its own. Ten for the effects.
 - A pool of "as many connections as your concurrency (plus one)" (docs/discussions.md, "Mind the
   size of your PostgreSQL pool"). The effects have a pool of their own.
 - Enqueueing: `batch_defer`, "multiple jobs at once" (docs/howto/basics/batch_defer.md).
@@ -24,7 +25,7 @@ class Procrastinate(Adapter):
         packages=("procrastinate", "psycopg"),
         jobs={"drain": 5_000, "effects": 4_000, "enqueue": 100_000},
         settings={
-            "drain": {"concurrency": 30},
+            "drain": {"concurrency": 5},
             "effects": {"concurrency": 10},
             "latency": {"concurrency": 10},
         },
