@@ -30,6 +30,8 @@ from bench import (
 from bench.budgets import judge, verdict_table
 from bench.harness import Figure, Place, Unavailable, postgres_place, sqlite_place, table
 from bench.machine import machine
+from bench.peers import suite
+from bench.peers.command import DATABASE_URL, peers
 
 BENCHMARKS: Mapping[str, Callable[..., list[Figure]]] = {
     "effect": effect.run,
@@ -44,13 +46,11 @@ BENCHMARKS: Mapping[str, Callable[..., list[Figure]]] = {
     "idle": idle.run,
     "memory": memory.run,
     "sqlite": sqlite.run,
+    "peers": suite.run,
 }
 ON_FILES = ("sqlite",)
 QUICK = {"scale": 0.1}
 
-DATABASE_URL = click.option(
-    "--database-url", help="A server to make databases on.  [default: embedded]"
-)
 REPEAT = partial(click.option, "--repeat", show_default=True, type=click.IntRange(1))
 AS_JSON = click.option(
     "--json", "as_json", is_flag=True, help="With each repetition, the machine and the settings."
@@ -70,7 +70,7 @@ KEYWORDS = {
 
 @click.group()
 def main() -> None:
-    """Measure jobq beside the same work without it, and print the ratio of the two."""
+    """Measure jobq beside the same work without it, and beside other queues."""
 
 
 def place_of(name: str, database_url: str | None) -> AbstractContextManager[Place]:
@@ -105,7 +105,8 @@ def add_command(name: str) -> None:
     main.command(name, help=getdoc(getmodule(BENCHMARKS[name])))(callback)
 
 
-for name in BENCHMARKS:
+main.add_command(peers)  # with options of its own
+for name in BENCHMARKS.keys() - main.commands.keys():
     add_command(name)
 
 
