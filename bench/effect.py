@@ -106,10 +106,12 @@ def charge_bare(peer: Bare, threads: int, url: str) -> float:
     return progress.rate(ended_s)
 
 
-def open_shop(url: str) -> None:
-    with create_engine(parse_url(url)).begin() as connection:
+def open_shop(url: str, orders: int = ORDERS) -> None:
+    engine = create_engine(parse_url(url))
+    with engine.begin() as connection:
         metadata.create_all(connection)
-        connection.execute(insert(accounts), [{"id": n, "balance": 0} for n in range(ORDERS)])
+        connection.execute(insert(accounts), [{"id": n, "balance": 0} for n in range(orders)])
+    engine.dispose()
 
 
 def check_ledger(url: str) -> None:

@@ -11,12 +11,14 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Unpack
 
 import psycopg
+from sqlalchemy.engine import URL
 
 from jobq import JobQueue, JobRequest, State, schema
 from jobq.database.url import conninfo, parse_url
@@ -28,9 +30,15 @@ Measure = Callable[[str], float]
 
 DRAIN_TIMEOUT_S = 300.0
 SETTINGS = """
-SELECT split_part(current_setting('server_version'), ' ', 1), current_setting('fsync'),
-       current_setting('synchronous_commit')
+SELECT name, current_setting(name) FROM pg_settings
+WHERE name IN ('server_version', 'fsync', 'synchronous_commit', 'full_page_writes', 'wal_level',
+               'shared_buffers', 'max_wal_size', 'checkpoint_timeout', 'autovacuum', 'jit')
+ORDER BY name
 """
+
+
+class Unavailable(Exception):
+    """This benchmark cannot be had here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,8 @@ class Place:
     describe: str
     database: Callable[[], AbstractContextManager[str]]
     """A new, migrated database for one measurement, so that each begins alike."""
+    settings: Mapping[str, str]
+    """Of the server, where they matter to a benchmark."""
 
 
 @contextmanager
@@ -66,9 +76,12 @@ def postgres_place(url: str | None) -> Iterator[Place]:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
     with admin:
-        version, fsync, synchronous_commit = admin.execute(SETTINGS).fetchall()[0]
-        durability = f"fsync {fsync}, synchronous_commit {synchronous_commit}"
-        yield Place(f"PostgreSQL {version}, {durability}", database)
+        settings: dict[str, str] = dict(admin.execute(SETTINGS).fetchall())
+        version = settings["server_version"].split()[0]  # Debian adds its own name
+        durability = ", ".join(
+            f"{name} {settings[name]}" for name in ("fsync", "synchronous_commit")
+        )
+        yield Place(f"PostgreSQL {version}, {durability}", database, settings)
 
 
 @contextmanager
@@ -82,7 +95,8 @@ def sqlite_place() -> Iterator[Place]:
             schema.upgrade(url)
             yield url
 
-    yield Place(f"SQLite {sqlite3.sqlite_version}, synchronous FULL", database)
+    settings = {"journal_mode": "wal", "synchronous": "full"}
+    yield Place(f"SQLite {sqlite3.sqlite_version}, synchronous FULL", database, settings)
 
 
 class Progress:
@@ -102,16 +116,28 @@ class Progress:
         if done == self.total:
             self.all_ticked.set()
 
+    def wait(self) -> None:
+        """Wait for the last tick. Raises TimeoutError."""
+        if not self.all_ticked.wait(DRAIN_TIMEOUT_S):
+            raise TimeoutError(f"not every job was run within {DRAIN_TIMEOUT_S:g} s")
+
     def rate(self, ended_s: float) -> float:
         return (self.total - self.total // 10) / (ended_s - self._began_s)
 
 
+def settle(url: str | URL) -> None:
+    """Do now what the server would do at some moment of the measurement: vacuum, and write the
+    pages that loading the tables made dirty."""
+    with psycopg.connect(conninfo(parse_url(url)), autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")
+
+
 def fill(app: JobQueue, requests: Sequence[JobRequest]) -> None:
-    """Enqueue, and do now what autovacuum would do at some moment of the measurement."""
+    """Enqueue, and let the server settle."""
     app.enqueue_many(requests)
     if app.url.get_backend_name() == "postgresql":
-        with psycopg.connect(conninfo(app.url), autocommit=True) as connection:
-            connection.execute("VACUUM ANALYZE")
+        settle(app.url)
 
 
 def drain(
@@ -123,8 +149,7 @@ def drain(
     """Return the jobs per second of a real worker, whose handlers tick, until all are DONE."""
     fill(app, requests)
     with app.worker(**settings):
-        if not progress.all_ticked.wait(DRAIN_TIMEOUT_S):
-            raise TimeoutError(f"not every job was run within {DRAIN_TIMEOUT_S:g} s")
+        progress.wait()
         ended_s = _wait_until_done(app, progress.total)
     app.close()
     return progress.rate(ended_s)
@@ -142,42 +167,63 @@ def _wait_until_done(app: JobQueue, total: int) -> float:
 
 
 def alternate(place: Place, measures: Mapping[str, Measure], repeat: int) -> dict[str, list[float]]:
-    """Measure each in turn, every other time backwards; return the samples of each."""
+    """Measure each in turn, in a new database each time; return the samples of each."""
+
+    def in_a_new_database(measure: Measure) -> float:
+        with place.database() as url:
+            return measure(url)
+
+    return in_turn(
+        {name: partial(in_a_new_database, one) for name, one in measures.items()}, repeat
+    )
+
+
+def in_turn(measures: Mapping[str, Callable[[], float]], repeat: int) -> dict[str, list[float]]:
+    """Take each in turn, every other time backwards; return the samples of each."""
     samples: dict[str, list[float]] = {name: [] for name in measures}
     for repetition in range(repeat):
         print(f"repetition {repetition + 1} of {repeat}", file=sys.stderr)
         for name in list(measures)[:: -1 if repetition % 2 else 1]:
-            with place.database() as url:
-                samples[name].append(measures[name](url))
+            samples[name].append(measures[name]())
     return samples
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the result: jobq's figure, its peer's, and the ratio of the two."""
+    """One line of the result: jobq's figure, its peer's, and the ratio of the two. What has no
+    peer is to keep to a number."""
 
     name: str
     value: float
     unit: str
-    peer: str
-    peer_value: float
-    ratio: float
+    peer: str = ""
+    peer_value: float | None = None
+    ratio: float | None = None
     ratios: Sequence[float] = ()
     """Those of the repetitions, in the order they ran."""
 
 
-def compare(samples: Mapping[str, Sequence[float]], name: str, peer: str) -> Figure:
+def compare(
+    samples: Mapping[str, Sequence[float]], name: str, peer: str, unit: str = "jobs/s"
+) -> Figure:
     """Pair the samples of each repetition: what slows the machine down slows both of a pair."""
     ours, its = samples[name], samples[peer]
     ratios = [one / other for one, other in zip(ours, its, strict=True)]
-    return Figure(name, median(ours), "jobs/s", peer, median(its), median(ratios), ratios)
+    return Figure(name, median(ours), unit, peer, median(its), median(ratios), ratios)
+
+
+def number(value: float) -> str:
+    """Return it with three digits at least, and no more decimals than that takes."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def table(figures: Sequence[Figure]) -> str:
     """Return the figures as aligned text."""
-    lines = [f"{'jobq':64}{'beside':50}ratio (lowest-highest)"]
+    lines = [f"{'jobq':70}{'beside':54}ratio (lowest-highest)"]
     for each in figures:
+        ours = f"{each.name:48}{number(each.value):>9} {each.unit}"
+        its = "" if each.peer_value is None else f"{each.peer:42}{number(each.peer_value):>9}"
+        ratio = "" if each.ratio is None else f"{each.ratio:.2f}"
         spread = f" ({min(each.ratios):.2f}-{max(each.ratios):.2f})" if each.ratios else ""
-        ours = f"{each.name:46}{each.value:>9,.0f} {each.unit}"
-        lines.append(f"{ours:64}{each.peer:38}{each.peer_value:>9,.0f}   {each.ratio:.2f}{spread}")
+        lines.append(f"{ours:70}{its:54}{ratio}{spread}".rstrip())
     return "\n".join(lines)

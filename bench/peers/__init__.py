@@ -1,0 +1,1 @@
+"""jobq beside other queues: each in its own process and virtual environment, in turns."""

@@ -1,0 +1,1 @@
+"""One module for each queue, run by that queue's own interpreter; the suite imports none."""
