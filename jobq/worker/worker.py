@@ -67,7 +67,12 @@ LAST_WORDS_S = 5.0
 PACE_S = 0.01
 """How long a worker that has jobs in hand gathers reports for its next turn, at most."""
 BUSY_S = 0.1
-"""A worker that found more to do each time for so long needs no notifications."""
+"""A worker that found something to do each time for so long needs no notifications."""
+LOOKS_S = (0.002, 0.01, 0.03)
+"""How long to pause before looking again, and again, before asking for notifications: under a
+steady stream there is something by then, and an enqueue that notifies costs more than one."""
+FEW_QUEUES = 16
+"""So many are asked for jobs whether they have any or not."""
 BUSY_PAUSE_S = 0.5
 """How long to leave a lease that another session has locked."""
 
@@ -122,7 +127,10 @@ class Worker:
             options.prune_s,
         )
         self._cursor = ClaimCursor()
+        self._served = None if options.queues is None else frozenset(options.queues)
         self._queues = list(options.queues or ())
+        self._fell_short = False
+        """Whether the last claim asked some of the queues only, and did not get enough."""
         self._looked_from_head = True
         self._has_backlog = False
         """Whether the last claim got all that it asked for: there is more where that came from."""
@@ -136,7 +144,10 @@ class Worker:
         self._is_roused = False
         self._is_idle = False
         """Whether the loop sleeps until something happens."""
-        self._dry_s = self._listens_until_s = 0.0
+        self._busy_since_s: float | None = None
+        self._dry_looks = 0
+        """How often it has looked in vain since it last found something to do."""
+        self._listens_until_s = 0.0
         self._is_stopping = False
         self._is_hurried = False
         self.started = asyncio.Event()
@@ -243,10 +254,14 @@ class Worker:
         if self._work.reports:
             await self._wait(PACE_S)
         elif not self._has_backlog and not self._is_listening:
-            await self._listen()
+            if self._dry_looks < len(LOOKS_S):
+                await self._wait(LOOKS_S[self._dry_looks])
+                self._dry_looks += 1
+            else:
+                await self._listen()
         else:
             assert self._loop is not None
-            pause_s = self.options.poll_s * random.uniform(1, 1.25)  # noqa: S311
+            pause_s = self.options.poll_s * random.uniform(1, 1.5)  # noqa: S311
             if not self._looked_from_head and self._work.room(self._prefetch.ahead) > 0:
                 # With its hands full it claims nothing, and would not so much as yield to the loop.
                 pause_s = min(pause_s, self._cursor.until_head_s(time.monotonic()))
@@ -266,6 +281,11 @@ class Worker:
         self._listens_until_s = 0.0
         step = self._database.store.unlisten(self.id)
         await self._on_control(lambda: self._control.run(step))
+
+    @property
+    def _is_busy(self) -> bool:
+        since_s = self._busy_since_s
+        return since_s is not None and time.monotonic() - since_s > BUSY_S
 
     @property
     def _is_listening(self) -> bool:
@@ -321,11 +341,16 @@ class Worker:
             for claimed in turn.claimed
         )
         if limit > 0:
-            self._has_backlog = len(turn.claimed) == limit
+            self._has_backlog = len(turn.claimed) == limit or self._fell_short
+            if not turn.claimed:
+                self._busy_since_s = None
+            elif self._busy_since_s is None:
+                self._busy_since_s = time.monotonic()
+            else:
+                self._dry_looks = 0
             if not self._has_backlog:
-                self._dry_s = time.monotonic()
                 await self._warn_of_unknown_tasks()
-            elif self._is_listening and time.monotonic() - self._dry_s > BUSY_S:
+            if self._is_listening and self._is_busy:
                 await self._unlisten()
 
     def _take_turn(self, reports: Reports, limit: int) -> Turn:
@@ -367,7 +392,8 @@ class Worker:
         began_s = time.monotonic()
         self._looked_from_head = self._cursor.is_at_head(began_s)
         is_promoting = began_s >= self._next_promote_s
-        is_looking = self.options.queues is None and (
+        served = self._served
+        is_looking = (served is None or len(served) > FEW_QUEUES) and (
             not self._has_backlog or began_s >= self._next_queues_s
         )
         if is_promoting:
@@ -375,12 +401,17 @@ class Worker:
             if moved < PROMOTE_LIMIT:
                 self._next_promote_s = time.monotonic() + PROMOTE_INTERVAL_S
         if is_looking:
-            self._queues = yield from store.ready_queues()
+            ready = yield from store.ready_queues()
+            self._queues = [queue for queue in ready if served is None or queue in served]
             self._next_queues_s = time.monotonic() + HIDDEN_S
-        random.shuffle(self._queues)  # no queue is always served first
+        # In a random order, so that none is always served first; no more than are needed when each
+        # has a job.
+        asked = len(self._queues)
+        if not self._fell_short:
+            asked = min(asked, max(limit, FEW_QUEUES))
         claim = Claim(
             worker=self.id,
-            queues=self._queues,
+            queues=random.sample(self._queues, asked),
             tasks=list(self._tasks),
             limit=limit,
             lease_s=self.options.lease_s,
@@ -392,6 +423,7 @@ class Worker:
             claim,
             is_alone=not is_promoting and not is_looking,
         )
+        self._fell_short = len(exchanged.claimed) < limit and asked < len(self._queues)
         self._cursor.advance(exchanged.claimed, began_s, time.monotonic())
         return exchanged
 

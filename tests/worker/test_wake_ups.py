@@ -155,3 +155,36 @@ def test_a_worker_that_is_gone_is_forgotten(postgres_site: Site, postgres_app: J
     site.sql("INSERT INTO jobq.idle_workers VALUES (0, 'gone', NULL, now() - interval '1 hour')")
     with app.worker(poll_s=POLL_S):
         wait_for(lambda: len(listeners(site)) == 1 and "gone" not in listeners(site), "the list")
+
+
+def test_a_worker_that_always_finds_something_asks_for_no_notifications(
+    postgres_site: Site, postgres_app: JobQueue
+) -> None:
+    """Each enqueue would have to notify it, and none needs to."""
+    is_over = threading.Event()
+
+    @postgres_app.task(name="again")
+    def again() -> None:
+        if not is_over.is_set():
+            again.enqueue()
+
+    with postgres_app.worker(poll_s=POLL_S, concurrency=2):
+        wait_until_idle(postgres_site)
+        again.enqueue()
+        wait_for(lambda: not listeners(postgres_site), "the worker to be too busy to listen")
+        is_over.set()
+        wait_until_idle(postgres_site)
+
+
+def test_queues_without_a_job_for_this_worker_hide_none(site: Site, app: JobQueue) -> None:
+    """A worker asks some of very many queues at a time, and those may hold what it cannot run."""
+    newer = JobQueue(site.url)
+
+    @newer.task(name="from_tomorrow")
+    def from_tomorrow() -> None: ...
+
+    newer.enqueue_many([from_tomorrow.using(queue=f"q{n}").request() for n in range(300)])
+    known = app.tasks["run"].using(queue="q300").enqueue()
+    with app.worker(poll_s=POLL_S, concurrency=1, prefetch=0):
+        wait_for(lambda: known.status().state is State.DONE, "the one job to be found", site)
+    newer.close()
