@@ -7,8 +7,8 @@ thousand jobs and nothing else.
 
 Fair because all four databases stand side by side in one server, vacuumed and checkpointed, and one
 claim after the other goes to each of them, in a random order: what slows the machine or its disk
-slows all four. As a worker's does, a claim asks a few of the queues that have jobs, in a random order;
-which have, a worker with a backlog asks once a second, and here it is asked beforehand.
+slows all four. As a worker's does, a claim asks a few of the queues that have jobs, in a random
+order; which have, a worker with a backlog asks once a second, and here it is asked beforehand.
 """
 
 from __future__ import annotations
