@@ -1,10 +1,11 @@
 """Enqueueing from one thread, beside bare INSERTs of the same rows into one table.
 
 Measured: `task.enqueue()` one by one, each in a transaction of its own, and `enqueue_many` of 1,000
-at once. Beside: one INSERT of one row in autocommit, and one INSERT of 1,000 from `unnest`.
+at once and of 20,000, which come in by COPY. Beside: one INSERT of one row in autocommit, one INSERT
+of 1,000 from `unnest`, and a COPY of 20,000.
 
-Fair because both start from Python values, make the JSON, write the same columns durably and return
-the ids. The peer is the least a queue can do: one table with only its primary key, on a connection
+Fair because both start from Python values, make the JSON and write the same columns durably; an
+INSERT returns the ids, a COPY has none to return. The peer is the least a queue can do: one table with only its primary key, on a connection
 it keeps. The ratio shows the second table (`ready`), the checked arguments, the pool, and the BEGIN
 and COMMIT.
 """
@@ -13,16 +14,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
+from uuid import uuid4
 
 import psycopg
 
 from bench.harness import Figure, Measure, Place, alternate, compare
 from jobq import JobQueue
 
-CALLS = {1: 3_000, 1_000: 40}
-"""How often to enqueue one job, and a thousand."""
+CALLS = {1: 3_000, 1_000: 40, 20_000: 4}
+"""How often to enqueue so many jobs at once."""
+BY_COPY = 20_000
 
 CREATE = """
 CREATE TABLE queue (
@@ -38,16 +42,24 @@ SELECT 'default', 'bench.charge', args::json, 0, 5, gen_random_uuid(), clock_tim
        clock_timestamp(), 0
 FROM unnest(%s::text[]) AS args RETURNING id
 """
+COPY = """
+COPY queue (queue, task, args, priority, max_attempts, idempotency_key, created_at, due_at, attempts)
+FROM STDIN
+"""
 
 
 def run(place: Place, repeat: int) -> list[Figure]:
     measures: dict[str, Measure] = {}
     for jobs in CALLS:
-        measures[f"enqueue, {jobs:,} at once"] = partial(_enqueue, jobs)
-        measures[f"bare INSERT, {jobs:,} at once"] = partial(_insert, jobs)
+        if jobs == BY_COPY:
+            measures["enqueue, by COPY"] = partial(_enqueue, jobs)
+            measures[f"bare COPY, {jobs:,} at once"] = _copy
+        else:
+            measures[f"enqueue, {jobs:,} at once"] = partial(_enqueue, jobs)
+            measures[f"bare INSERT, {jobs:,} at once"] = partial(_insert, jobs)
     names = list(measures)
     samples = alternate(place, measures, repeat)
-    return [compare(samples, *names[:2]), compare(samples, *names[2:])]
+    return [compare(samples, *pair) for pair in zip(names[::2], names[1::2], strict=True)]
 
 
 def _enqueue(jobs: int, url: str) -> float:
@@ -79,8 +91,22 @@ def _insert(jobs: int, url: str) -> float:
         return _rate(jobs, insert)
 
 
+def _copy(url: str) -> float:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(CREATE)
+
+        def copy() -> None:
+            with connection.cursor().copy(COPY) as rows:
+                for n in range(BY_COPY):
+                    args = json.dumps({"order_id": n, "cents": 999})
+                    now = datetime.now(UTC)
+                    rows.write_row(("default", "bench.charge", args, 0, 5, uuid4(), now, now, 0))
+
+        return _rate(BY_COPY, copy)
+
+
 def _rate(jobs: int, call: Callable[[], object]) -> float:
-    for _ in range(10):  # connections are opened, statements prepared
+    for _ in range(min(10, CALLS[jobs])):  # connections are opened, statements prepared
         call()
     began_s = perf_counter()
     for _ in range(CALLS[jobs]):
