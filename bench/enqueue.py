@@ -1,13 +1,13 @@
-"""Enqueueing from one thread, beside bare INSERTs of the same rows into one table.
+"""Enqueueing from one thread, beside bare INSERTs and COPYs of the same rows into one table.
 
 Measured: `task.enqueue()` one by one, each in a transaction of its own, and `enqueue_many` of 1,000
-at once and of 20,000, which come in by COPY. Beside: one INSERT of one row in autocommit, one INSERT
-of 1,000 from `unnest`, and a COPY of 20,000.
+at once and of 20,000, which come in by COPY. Beside: one INSERT of one row in autocommit, one
+INSERT of 1,000 from `unnest`, and a COPY of 20,000.
 
 Fair because both start from Python values, make the JSON and write the same columns durably; an
-INSERT returns the ids, a COPY has none to return. The peer is the least a queue can do: one table with only its primary key, on a connection
-it keeps. The ratio shows the second table (`ready`), the checked arguments, the pool, and the BEGIN
-and COMMIT.
+INSERT returns the ids, a COPY has none to return. The peer is the least a queue can do: one table
+with only its primary key, on a connection it keeps. The ratio shows the second table (`ready`), the
+checked arguments and the pool.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ SELECT 'default', 'bench.charge', args::json, 0, 5, gen_random_uuid(), clock_tim
 FROM unnest(%s::text[]) AS args RETURNING id
 """
 COPY = """
-COPY queue (queue, task, args, priority, max_attempts, idempotency_key, created_at, due_at, attempts)
+COPY queue (queue, task, args, priority, max_attempts, idempotency_key, created_at, due_at,
+            attempts)
 FROM STDIN
 """
 
