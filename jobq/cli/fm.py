@@ -12,9 +12,10 @@ import click
 
 from jobq.cli import options
 from jobq.errors import MissingExtra
-from jobq.failure_modes import grounds, live
+from jobq.failure_modes import live
 from jobq.failure_modes.catalogue import FailureMode
 from jobq.failure_modes.registry import FAILURE_MODES
+from jobq.throwaway import server_of
 
 BY_ID = {mode.id: mode for mode in FAILURE_MODES}
 
@@ -53,7 +54,7 @@ def run(ids: tuple[str, ...], database_url: str | None, as_json: bool) -> None:
     # What breaks under these scenarios is meant to; the pool would tell of every connection.
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     results = []
-    with grounds.database(database_url) as url:
+    with server_of(database_url) as url:
         for result in live.play(modes, url):
             results.append(result)
             click.echo(f"{result.mode.id}  {_verdict(result)}", err=True)

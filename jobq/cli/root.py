@@ -15,6 +15,7 @@ COMMANDS = {
     "worker": ("jobq.cli.worker", "Run jobs until stopped."),
     "prune": ("jobq.cli.prune", "Delete ended jobs that were kept for their time."),
     "fm": ("jobq.cli.fm", "List the failure modes, and play them live."),
+    "bench": ("jobq.cli.bench", "Measure jobq on your database, in a minute."),
     "demo": ("jobq.cli.demo", "Charge 500 accounts while workers are killed and frozen."),
 }
 
