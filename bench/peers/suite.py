@@ -140,15 +140,20 @@ def _all_rated(samples: Sequence[Sample | None]) -> bool:
     return all(each is not None and each.rate is not None for each in samples)
 
 
+RATE_HEADER = (
+    f"{'jobs':>9}{'median':>10}{'lowest-highest':>18}"
+    f"{'jobq : it':>11}{'lowest-highest':>16}{'lost':>7}{'duplicated':>12}"
+)
+LATENCY_HEADER = f"{'latency, ms':28}{'samples':>9}{'p50':>10}{'p99':>10}"
+
+
 def table(results: Results) -> str:
     """Return the results as aligned text: a block for each workload, then what was left out."""
     paired = {(each.name, each.peer): each for each in figures(results)}
     lines: list[str] = []
     for workload, queues in results.samples.items():
-        unit = "pick-up in ms" if workload == "latency" else "jobs/s"
         lines.append(
-            f"{f'{workload}, {unit}':28}{'jobs':>9}{'median':>10}{'lowest-highest':>18}"
-            f"{'jobq : it':>11}{'lowest-highest':>16}{'lost':>7}{'duplicated':>12}"
+            LATENCY_HEADER if workload == "latency" else f"{f'{workload}, jobs/s':28}{RATE_HEADER}"
         )
         for name, samples in queues.items():
             queue = results.queues[name]
@@ -165,11 +170,11 @@ def _row(workload: str, samples: Sequence[Sample | None], figure: Figure | None)
     ran = [each for each in samples if each is not None]
     if len(ran) < len(samples) or not ran:
         return "  a run failed"
-    jobs = f"{ran[0].jobs:>9,}"
     if workload == "latency":
         waited_s = [each for sample in ran for each in sample.latencies_s]
         percents = quantiles(waited_s, n=100, method="inclusive")
-        return f"{jobs}{f'p50 {percents[49] * 1e3:.1f}':>14}{f'p99 {percents[98] * 1e3:.1f}':>14}"
+        return f"{len(waited_s):>9}{percents[49] * 1e3:>10.1f}{percents[98] * 1e3:>10.1f}"
+    jobs = f"{ran[0].jobs:>9,}"
     lost, duplicated = (sum(getattr(each, what) for each in ran) for what in ("lost", "duplicated"))
     counted = rates(samples)
     if not counted:
@@ -179,7 +184,7 @@ def _row(workload: str, samples: Sequence[Sample | None], figure: Figure | None)
         shown = f"{median(counted):>10,.0f}{spread:>18}"
         shown += f"{'':>27}" if figure is None else _ratio(figure)
     correct = "" if workload == "enqueue" else f"{lost:>7,}{duplicated:>12,}"
-    return f"{jobs}{shown}{correct}"
+    return f"{jobs}{shown}{correct}".rstrip()
 
 
 def _ratio(figure: Figure) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import logging
 import os
@@ -14,7 +13,7 @@ import click
 from jobq import JobQueue, WorkerOptions
 from jobq.cli.supervisor import supervise
 from jobq.errors import InvalidApp
-from jobq.worker import Worker, WorkerSettings
+from jobq.worker import Worker, WorkerSettings, event_loop
 
 DEFAULTS = WorkerOptions()
 
@@ -98,7 +97,7 @@ def worker(
         # What is wrong for all of them is told once, here, not by each again and again.
         queue.open_database(max_connections=1).check()
         sys.exit(supervise(processes))
-    asyncio.run(run(running))
+    event_loop.run(run(running))
 
 
 async def run(running: Worker) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from types import TracebackType
 
+from jobq.worker import event_loop
 from jobq.worker.worker import Worker
 
 
@@ -57,7 +58,7 @@ class RunningWorker:
 
         def main() -> None:
             try:
-                asyncio.run(run())
+                event_loop.run(run())
             except BaseException as error:  # noqa: BLE001 - raised again where it can be seen
                 self._error = error
             finally:
