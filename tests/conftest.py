@@ -10,7 +10,8 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -32,6 +33,37 @@ EMPTY = "template0"
 CREATE_ATTEMPTS = 3
 
 SERVER = pytest.StashKey[Server]()
+
+
+class Databases:
+    """Makes the next test's database and drops the last one's while a test runs: each takes as long
+    as many a test."""
+
+    def __init__(self, admin_url: str) -> None:
+        self._admin_url = admin_url
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="databases")
+        self._next = self._make()
+
+    def _make(self) -> Future[str]:
+        return self._aside.submit(_make_database, self._admin_url, TEMPLATE)
+
+    def take(self) -> str:
+        """Return the name of a migrated database."""
+        ready, self._next = self._next, self._make()
+        return ready.result()
+
+    def drop(self, name: str) -> None:
+        self._aside.submit(_drop_database, self._admin_url, name)
+
+    def close(self) -> None:
+        self.drop(self._next.result())
+        self._aside.shutdown()
+
+
+@pytest.fixture(scope="session")
+def databases() -> Iterator[Databases]:
+    with closing(Databases(os.environ[ADMIN_URL_VARIABLE])) as made:
+        yield made
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,17 +95,19 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 @pytest.fixture
-def postgres_url() -> Iterator[str]:
+def postgres_url(databases: Databases) -> Iterator[str]:
     """A migrated PostgreSQL database of the test's own."""
-    with _fresh_database(TEMPLATE) as url:
-        yield url
+    name = databases.take()
+    yield _url_of(name)
+    databases.drop(name)
 
 
 @pytest.fixture
-def empty_postgres_url() -> Iterator[str]:
+def empty_postgres_url(databases: Databases) -> Iterator[str]:
     """A PostgreSQL database of the test's own, without jobq's tables."""
-    with _fresh_database(EMPTY) as url:
-        yield url
+    name = _make_database(os.environ[ADMIN_URL_VARIABLE], EMPTY)
+    yield _url_of(name)
+    databases.drop(name)
 
 
 @pytest.fixture(scope="session")
@@ -123,15 +157,15 @@ def _make_template(server: Server) -> None:
     _execute(server.url(), sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false"), TEMPLATE)
 
 
-@contextmanager
-def _fresh_database(template: str) -> Iterator[str]:
-    admin_url = os.environ[ADMIN_URL_VARIABLE]
+def _url_of(name: str) -> str:
+    admin_url = make_url(os.environ[ADMIN_URL_VARIABLE])
+    return admin_url.set(database=name).render_as_string(hide_password=False)
+
+
+def _make_database(admin_url: str, template: str) -> str:
     name = f"jobq_test_{uuid.uuid4().hex}"
     _create_database(admin_url, name, template)
-    try:
-        yield make_url(admin_url).set(database=name).render_as_string(hide_password=False)
-    finally:
-        _drop_database(admin_url, name)
+    return name
 
 
 def _create_database(admin_url: str, name: str, template: str) -> None:
