@@ -8,14 +8,14 @@ from jobq.failure_modes.catalogue import FailureMode, Finding
 from jobq.failure_modes.shop import Shop
 from jobq.failure_modes.weakened import by
 from jobq.protocol.values import ClaimedJob
-from jobq.store.postgres import ENQUEUE, PostgresStore
+from jobq.store.postgres import ENQUEUE_ONE, PostgresStore
 from jobq.store.sqlite import NOW, TAKE_IDS, SqliteStore
 from jobq.store.step import Statement
 
 # What SQLite does with an INTEGER PRIMARY KEY unless told AUTOINCREMENT, and what is left of a
 # sequence after a partial restore, or after a crash that undid its last values.
 INSTEAD_POSTGRES = {
-    ENQUEUE: ENQUEUE.replace(
+    ENQUEUE_ONE: ENQUEUE_ONE.replace(
         "nextval('{schema}.jobs_id_seq'::regclass)",
         "(SELECT coalesce(max(id), 0) FROM {schema}.jobs) + wanted.position",
     )
