@@ -99,13 +99,15 @@ ENQUEUE_STAGED = ENQUEUE_WANTED.replace("{wanted}", "pg_temp.jobq_wanted AS want
 UNSTAGE = "DROP TABLE pg_temp.jobq_wanted"
 
 # The array sub-select is evaluated once, before the delete; a plain IN (SELECT ... FOR UPDATE)
-# can be evaluated again and again and lock more than LIMIT rows.
+# can be evaluated again and again and lock more than LIMIT rows. `shard + 0` keeps the primary
+# key out of it: planned while the table was empty, all of a shard by its key costs as little as
+# what is due by its time.
 PROMOTE = """
 WITH due AS (
     DELETE FROM {schema}.scheduled
     WHERE shard = %(shard)s AND job_id = ANY (ARRAY(
         SELECT job_id FROM {schema}.scheduled
-        WHERE shard = %(shard)s AND run_at <= statement_timestamp()
+        WHERE shard + 0 = %(shard)s AND run_at <= statement_timestamp()
         ORDER BY run_at LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED))
     RETURNING job_id, run_at, attempts, token
@@ -242,23 +244,24 @@ ON CONFLICT (shard, id) DO UPDATE SET seen_at = excluded.seen_at
 # on it. FOR NO KEY UPDATE does not disturb an effect transaction's FOR KEY SHARE.
 EXTEND = """
 WITH held AS MATERIALIZED (
-    SELECT leases.job_id, leases.token
+    SELECT lease.job_id
     FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
-    JOIN {schema}.leases
-      ON leases.shard = %(shard)s AND leases.job_id = named.job_id AND leases.token = named.token
-    FOR NO KEY UPDATE OF leases SKIP LOCKED
+    CROSS JOIN LATERAL (
+        SELECT job_id FROM {schema}.leases
+        WHERE shard = %(shard)s AND job_id = named.job_id AND token = named.token
+        FOR NO KEY UPDATE SKIP LOCKED) AS lease
 )
 UPDATE {schema}.leases
 SET lease_expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
-FROM held
-WHERE leases.shard = %(shard)s AND leases.job_id = held.job_id AND leases.token = held.token
+WHERE shard = %(shard)s AND job_id = ANY (ARRAY(SELECT job_id FROM held))
 """
 
 HELD = """
-SELECT leases.job_id, leases.token
+SELECT lease.job_id, lease.token
 FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
-JOIN {schema}.leases
-  ON leases.shard = %(shard)s AND leases.job_id = named.job_id AND leases.token = named.token
+CROSS JOIN LATERAL (
+    SELECT job_id, token FROM {schema}.leases
+    WHERE shard = %(shard)s AND job_id = named.job_id AND token = named.token OFFSET 0) AS lease
 """
 
 # The COMMITTED boundary. The record is joined to the live lease, whose row stays locked
@@ -288,28 +291,37 @@ SELECT job_id, token, outcome FROM {schema}.commit_records
 WHERE shard = %(shard)s AND job_id = ANY (%(job_ids)s::bigint[])
 """
 
+# The lateral locks row by row, in the order of `named`.
 LOCK_LEASES = """
-SELECT leases.job_id, leases.token, leases.attempt, jobs.max_attempts, jobs.task
-FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
-JOIN {schema}.leases
-  ON leases.shard = %(shard)s AND leases.job_id = named.job_id AND leases.token = named.token
-JOIN {schema}.jobs ON jobs.shard = %(shard)s AND jobs.id = leases.job_id
-ORDER BY leases.job_id
-FOR UPDATE OF leases
+WITH named AS MATERIALIZED (
+    SELECT * FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
+    ORDER BY job_id
+)
+SELECT lease.job_id, lease.token, lease.attempt, jobs.max_attempts, jobs.task
+FROM named CROSS JOIN LATERAL (
+    SELECT job_id, token, attempt FROM {schema}.leases
+    WHERE shard = %(shard)s AND job_id = named.job_id AND token = named.token
+    FOR UPDATE) AS lease
+CROSS JOIN LATERAL (
+    SELECT max_attempts, task FROM {schema}.jobs
+    WHERE shard = %(shard)s AND id = lease.job_id OFFSET 0) AS jobs
 """
 
-LOCK_LEASES_FREE = f"{LOCK_LEASES} SKIP LOCKED"
+LOCK_LEASES_FREE = LOCK_LEASES.replace("FOR UPDATE", "FOR UPDATE SKIP LOCKED")
 
 # SKIP LOCKED: a lease that is being committed, extended or recovered by another reconciler is
 # someone else's business. Nothing is decided here; the records are read by the next statement.
+# `shard + 0`: see PROMOTE.
 LOCK_EXPIRED = """
-SELECT leases.job_id, leases.token, leases.attempt, jobs.max_attempts, jobs.task
-FROM {schema}.leases
-JOIN {schema}.jobs ON jobs.shard = %(shard)s AND jobs.id = leases.job_id
-WHERE leases.shard = %(shard)s AND leases.lease_expires_at <= statement_timestamp()
-ORDER BY leases.lease_expires_at
-LIMIT %(limit)s
-FOR UPDATE OF leases SKIP LOCKED
+SELECT lease.job_id, lease.token, lease.attempt, jobs.max_attempts, jobs.task
+FROM (
+    SELECT job_id, token, attempt FROM {schema}.leases
+    WHERE shard + 0 = %(shard)s AND lease_expires_at <= statement_timestamp()
+    ORDER BY lease_expires_at LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED) AS lease
+CROSS JOIN LATERAL (
+    SELECT max_attempts, task FROM {schema}.jobs
+    WHERE shard = %(shard)s AND id = lease.job_id OFFSET 0) AS jobs
 """
 
 # Every lease named here is locked by this transaction, so nothing can have changed since.
@@ -321,44 +333,54 @@ WITH ending AS MATERIALIZED (
                          %(are_dead)s::boolean[])
       AS ending (job_id, token, outcome, error_type, error_message, traceback, retry_delay_s,
                  is_dead)
+), held AS MATERIALIZED (
+    SELECT lease.attempt, lease.worker, lease.acquired_at, ending.*
+    FROM ending CROSS JOIN LATERAL (
+        SELECT attempt, worker, acquired_at FROM {schema}.leases
+        WHERE shard = %(shard)s AND job_id = ending.job_id AND token = ending.token
+        OFFSET 0) AS lease
 ), gone AS (
-    DELETE FROM {schema}.leases USING ending
-    WHERE leases.shard = %(shard)s AND leases.job_id = ending.job_id
-      AND leases.token = ending.token
-    RETURNING leases.attempt, leases.worker, leases.acquired_at, ending.*
+    DELETE FROM {schema}.leases
+    WHERE shard = %(shard)s AND job_id = ANY (ARRAY(SELECT job_id FROM held))
 ), history AS (
     INSERT INTO {schema}.attempts (shard, job_id, token, attempt, worker, started_at, ended_at,
                                    outcome, error_type, error_message, traceback)
     SELECT %(shard)s, job_id, token, attempt, worker, acquired_at, clock_timestamp(), outcome,
            error_type, error_message, traceback
-    FROM gone
+    FROM held
 ), retried AS (
     INSERT INTO {schema}.scheduled (shard, job_id, run_at, attempts, token)
     SELECT %(shard)s, job_id, clock_timestamp() + make_interval(secs => retry_delay_s), attempt,
            token
-    FROM gone WHERE retry_delay_s IS NOT NULL
+    FROM held WHERE retry_delay_s IS NOT NULL
 )
 INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
-SELECT %(shard)s, job_id, 'dead', token, clock_timestamp() FROM gone WHERE is_dead
+SELECT %(shard)s, job_id, 'dead', token, clock_timestamp() FROM held WHERE is_dead
 """
 
 # The leases are locked by this transaction. A fate recorded meanwhile (a cancel) keeps its job
 # out of `ready`: then the lease is only removed.
 RELEASE = """
-WITH gone AS (
+WITH held AS MATERIALIZED (
+    SELECT lease.*
+    FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
+    CROSS JOIN LATERAL (
+        SELECT job_id, token, attempt, due_at FROM {schema}.leases
+        WHERE shard = %(shard)s AND job_id = named.job_id AND token = named.token
+        OFFSET 0) AS lease
+), gone AS (
     DELETE FROM {schema}.leases
-    USING unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
-    WHERE leases.shard = %(shard)s AND leases.job_id = named.job_id
-      AND leases.token = named.token
-    RETURNING leases.job_id, leases.token, leases.attempt, leases.due_at
+    WHERE shard = %(shard)s AND job_id = ANY (ARRAY(SELECT job_id FROM held))
 )
 INSERT INTO {schema}.ready (shard, queue, priority, due_at, job_id, task, attempts, token)
-SELECT %(shard)s, jobs.queue, jobs.priority, gone.due_at, gone.job_id, jobs.task,
-       gone.attempt - 1, gone.token
-FROM gone JOIN {schema}.jobs ON jobs.shard = %(shard)s AND jobs.id = gone.job_id
-WHERE NOT EXISTS (
-    SELECT FROM {schema}.commit_records
-    WHERE commit_records.shard = %(shard)s AND commit_records.job_id = gone.job_id)
+SELECT %(shard)s, jobs.queue, jobs.priority, held.due_at, held.job_id, jobs.task,
+       held.attempt - 1, held.token
+FROM held CROSS JOIN LATERAL (
+    SELECT queue, priority, task FROM {schema}.jobs
+    WHERE shard = %(shard)s AND id = held.job_id
+      AND NOT EXISTS (SELECT FROM {schema}.commit_records AS record
+                      WHERE record.shard = %(shard)s AND record.job_id = held.job_id)
+    OFFSET 0) AS jobs
 """
 
 FATE = """

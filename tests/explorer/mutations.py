@@ -59,7 +59,7 @@ def rewritten(*changes: tuple[str, str, str]) -> Weaken:
     return by(Rewritten)
 
 
-FENCE = "AND leases.token = named.token"
+FENCE = "AND token = named.token"
 LEASE_OF_COMMIT = """SELECT shard, job_id, 'committed', token, clock_timestamp()
 FROM {schema}.leases
 WHERE shard = %(shard)s AND job_id = %(job_id)s AND token = %(token)s
@@ -129,7 +129,7 @@ class RescueLooksFirst:
     """The rescue that looks for the records, and then locks."""
 
     def reconcile(self, limit: int, retry_delay: RetryDelay) -> Step[Recovered]:
-        look = postgres.LOCK_EXPIRED.replace("FOR UPDATE OF leases SKIP LOCKED", "")
+        look = postgres.LOCK_EXPIRED.replace("FOR UPDATE SKIP LOCKED", "")
         rows = yield self._statement(look, limit=limit)  # type: ignore[attr-defined]
         seen = [Lease(row[0], row[1]) for row in rows]
         records = yield from self._records(seen)  # type: ignore[attr-defined]
@@ -198,7 +198,7 @@ class BuriedForGood:
 
     def _statement(self, template: str, **params: object) -> Statement:
         if template == postgres.END_ATTEMPTS:
-            template = template.replace("FROM gone WHERE is_dead", "FROM gone WHERE false")
+            template = template.replace("FROM held WHERE is_dead", "FROM held WHERE false")
         return super()._statement(template, **params)  # type: ignore[misc, no-any-return]
 
 
@@ -313,12 +313,12 @@ MUTATIONS = (
     ),
     Mutation(
         "the rescue locks nothing",
-        rewritten(("LOCK_EXPIRED", "FOR UPDATE OF leases SKIP LOCKED", "")),
+        rewritten(("LOCK_EXPIRED", "FOR UPDATE SKIP LOCKED", "")),
         "leased: A runs | reconciler",
     ),
     Mutation(
         "the rescue takes live leases",
-        rewritten(("LOCK_EXPIRED", "AND leases.lease_expires_at <= statement_timestamp()", "")),
+        rewritten(("LOCK_EXPIRED", "AND lease_expires_at <= statement_timestamp()", "")),
         "held: A runs | reconciler of the living",
     ),
     Mutation("a failure asks for no record", by(FailBlind), "leased: A runs | A fails"),
@@ -329,15 +329,15 @@ MUTATIONS = (
     ),
     Mutation(
         "a failure locks nothing",
-        rewritten(("LOCK_LEASES_FREE", "FOR UPDATE OF leases\n SKIP LOCKED", "")),
+        rewritten(("LOCK_LEASES_FREE", "FOR UPDATE SKIP LOCKED", "")),
         "leased: A runs | A fails",
     ),
     Mutation(
         "a failure ends whatever lease the job has",
         rewritten(
             ("LOCK_LEASES_FREE", FENCE, ""),
-            ("LOCK_LEASES_FREE", "leases.token,", "named.token,"),
-            ("END_ATTEMPTS", "\n      AND leases.token = ending.token", ""),
+            ("LOCK_LEASES_FREE", "lease.token,", "named.token,"),
+            ("END_ATTEMPTS", "AND token = ending.token", ""),
         ),
         "zombie: A fails | B runs",
     ),
@@ -391,9 +391,8 @@ MUTATIONS = (
         rewritten(
             (
                 "RELEASE",
-                """WHERE NOT EXISTS (
-    SELECT FROM {schema}.commit_records
-    WHERE commit_records.shard = %(shard)s AND commit_records.job_id = gone.job_id)""",
+                """AND NOT EXISTS (SELECT FROM {schema}.commit_records AS record
+                      WHERE record.shard = %(shard)s AND record.job_id = held.job_id)""",
                 "",
             )
         ),
@@ -403,14 +402,14 @@ MUTATIONS = (
         "whatever lease the job has is given back",
         rewritten(
             ("LOCK_LEASES", FENCE, ""),
-            ("LOCK_LEASES", "leases.token,", "named.token,"),
-            ("RELEASE", "\n      AND leases.token = named.token", ""),
+            ("LOCK_LEASES", "lease.token,", "named.token,"),
+            ("RELEASE", FENCE, ""),
         ),
         "zombie: A releases | B runs",
     ),
     Mutation(
         "a heartbeat extends whatever lease the job has",
-        rewritten(("EXTEND", FENCE, ""), ("EXTEND", " AND leases.token = held.token", "")),
+        rewritten(("EXTEND", FENCE, "")),
         "zombie: A beats | B runs",
     ),
     Mutation(
