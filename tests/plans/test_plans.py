@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from enum import Enum
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -98,21 +99,35 @@ class Queue:
                 self.first_costs[hot.name, session] = plan["Total Cost"]
 
 
+def queue_in(state: State, url: str, stack: ExitStack) -> Queue:
+    queue = Queue(url, stack)
+    tables.leave_alone(queue.admin)
+    if state in (State.STALE, State.RENEWED):
+        queue.admin.execute("VACUUM ANALYZE")
+        queue.plan_all()
+    tables.load(queue.admin)
+    if state in (State.ANALYSED, State.AGED, State.RENEWED):
+        queue.admin.execute("ANALYZE")
+    if state is State.AGED:
+        tables.churn(queue.admin)
+    return queue
+
+
 @pytest.fixture(scope="module")
-def queue(request: pytest.FixtureRequest) -> Iterator[Queue]:
-    state = request.param
-    with fresh_database(TEMPLATE) as url, ExitStack() as stack:
-        queue = Queue(url, stack)
-        tables.leave_alone(queue.admin)
-        if state in (State.STALE, State.RENEWED):
-            queue.admin.execute("VACUUM ANALYZE")
-            queue.plan_all()
-        tables.load(queue.admin)
-        if state in (State.ANALYSED, State.AGED, State.RENEWED):
-            queue.admin.execute("ANALYZE")
-        if state is State.AGED:
-            tables.churn(queue.admin)
+def queues() -> Iterator[Callable[[State], Queue]]:
+    """The queue in each state, loaded when it is first asked for."""
+    with ExitStack() as stack:
+
+        @cache
+        def queue(state: State) -> Queue:
+            return queue_in(state, stack.enter_context(fresh_database(TEMPLATE)), stack)
+
         yield queue
+
+
+@pytest.fixture
+def queue(request: pytest.FixtureRequest, queues: Callable[[State], Queue]) -> Queue:
+    return queues(request.param)
 
 
 @pytest.mark.parametrize(("queue", "hot", "session"), list(cases()), indirect=["queue"])
