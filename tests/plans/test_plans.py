@@ -22,7 +22,7 @@ from jobq.database.postgres import PostgresDatabase
 from jobq.database.url import parse_url
 from jobq.models import DEFAULT_SCHEMA
 from jobq.store import postgres
-from tests.conftest import TEMPLATE, fresh_database
+from tests.conftest import Databases, _url_of
 from tests.plans import tables
 from tests.plans.plan import Prepared, problems, scans
 from tests.plans.statements import EXCUSED, STATEMENTS, Hot, Session
@@ -114,13 +114,15 @@ def queue_in(state: State, url: str, stack: ExitStack) -> Queue:
 
 
 @pytest.fixture(scope="module")
-def queues() -> Iterator[Callable[[State], Queue]]:
+def queues(databases: Databases) -> Iterator[Callable[[State], Queue]]:
     """The queue in each state, loaded when it is first asked for."""
     with ExitStack() as stack:
 
         @cache
         def queue(state: State) -> Queue:
-            return queue_in(state, stack.enter_context(fresh_database(TEMPLATE)), stack)
+            name = databases.take()
+            stack.callback(databases.drop, name)
+            return queue_in(state, _url_of(name), stack)
 
         yield queue
 
