@@ -98,7 +98,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def postgres_url(databases: Databases) -> Iterator[str]:
     """A migrated PostgreSQL database of the test's own."""
     name = databases.take()
-    yield _url_of(name)
+    yield url_of(name)
     databases.drop(name)
 
 
@@ -106,7 +106,7 @@ def postgres_url(databases: Databases) -> Iterator[str]:
 def empty_postgres_url(databases: Databases) -> Iterator[str]:
     """A PostgreSQL database of the test's own, without jobq's tables."""
     name = _make_database(os.environ[ADMIN_URL_VARIABLE], EMPTY)
-    yield _url_of(name)
+    yield url_of(name)
     databases.drop(name)
 
 
@@ -157,7 +157,7 @@ def _make_template(server: Server) -> None:
     _execute(server.url(), sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false"), TEMPLATE)
 
 
-def _url_of(name: str) -> str:
+def url_of(name: str) -> str:
     admin_url = make_url(os.environ[ADMIN_URL_VARIABLE])
     return admin_url.set(database=name).render_as_string(hide_password=False)
 

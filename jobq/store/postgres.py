@@ -401,11 +401,13 @@ DELETE FROM {schema}.scheduled WHERE shard = %(shard)s AND job_id = %(job_id)s R
 
 # The primary key leads here by queue and priority, which a job never changes.
 UNREADY = """
-DELETE FROM {schema}.ready USING {schema}.jobs
-WHERE jobs.shard = %(shard)s AND jobs.id = %(job_id)s
-  AND ready.shard = jobs.shard AND ready.queue = jobs.queue
-  AND ready.priority = jobs.priority AND ready.job_id = jobs.id
-RETURNING ready.token
+WITH job AS MATERIALIZED (
+    SELECT queue, priority FROM {schema}.jobs WHERE shard = %(shard)s AND id = %(job_id)s
+)
+DELETE FROM {schema}.ready
+WHERE shard = %(shard)s AND queue = (SELECT queue FROM job)
+  AND priority = (SELECT priority FROM job) AND job_id = %(job_id)s
+RETURNING token
 """
 
 RECORD_CANCELLED = """
@@ -502,8 +504,10 @@ SELECT jobs.id, jobs.queue, jobs.task, jobs.args::text, jobs.priority, jobs.max_
        ended.attempt, ended.holds_record
 FROM {schema}.jobs
 LEFT JOIN {schema}.scheduled ON scheduled.shard = jobs.shard AND scheduled.job_id = jobs.id
-LEFT JOIN {schema}.ready ON ready.shard = jobs.shard AND ready.queue = jobs.queue
-                        AND ready.priority = jobs.priority AND ready.job_id = jobs.id
+LEFT JOIN LATERAL (
+    SELECT due_at, attempts FROM {schema}.ready
+    WHERE shard = jobs.shard AND queue = jobs.queue AND priority = jobs.priority
+      AND job_id = jobs.id OFFSET 0) AS ready ON true
 LEFT JOIN {schema}.leases ON leases.shard = jobs.shard AND leases.job_id = jobs.id
 LEFT JOIN {schema}.commit_records AS record
   ON record.shard = jobs.shard AND record.job_id = jobs.id

@@ -465,12 +465,8 @@ MUTATIONS = (
     Mutation(
         "a cancel leaves the job in line",
         rewritten(
-            (
-                "UNREADY",
-                "DELETE FROM {schema}.ready USING",
-                "SELECT ready.token FROM {schema}.ready,",
-            ),
-            ("UNREADY", "RETURNING ready.token", ""),
+            ("UNREADY", "DELETE FROM", "SELECT token FROM"),
+            ("UNREADY", "RETURNING token", ""),
         ),
         "ready: worker | canceller",
     ),

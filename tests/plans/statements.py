@@ -19,7 +19,7 @@ class Session(Enum):
     LINK = "link"
     """A worker's own connection: PLAN_ONCE."""
     CUSTOM = "custom"
-    """A pooled connection, or a service's own: planned for these very parameters."""
+    """A pooled connection: planned for these very parameters."""
     GENERIC = "generic"
     """The same, once the server has chosen to plan it for any."""
 
@@ -130,7 +130,7 @@ STATEMENTS = (
     Hot("EXTEND", {**LEASES, "lease_s": 30.0}, LEASE_KEY),
     Hot("HELD", LEASES, LEASE_KEY),
     Hot("COMMIT_RECORD", {"job_id": LEASED[8], "token": 1}, LEASE_KEY, ANYWHERE, 1),
-    Hot("CONFIRM_RECORD", {"job_id": ENDED[8], "token": 1}, RECORD_KEY, ANYWHERE, 1),
+    Hot("CONFIRM_RECORD", {"transaction": 0}, {}, ANYWHERE, 1),
     Hot("RECORDS", {"job_ids": ENDED_IDS}, RECORD_KEY, ANYWHERE),
     Hot("LOCK_LEASES", LEASES, all_of(LEASE_KEY, JOB_KEY)),
     Hot("LOCK_LEASES_FREE", LEASES, all_of(LEASE_KEY, JOB_KEY)),
