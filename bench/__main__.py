@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from inspect import getdoc, getmodule, signature
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import click
 
@@ -153,6 +154,17 @@ def budgets(
     show(facts, figures, verdict_table(verdicts), as_json=as_json)
     if has_failed or any(verdict.holds is False for verdict in verdicts):
         sys.exit(1)
+
+
+@main.command()
+@click.argument("results", type=click.File())
+@click.argument("picture", type=click.Path(dir_okay=False, path_type=Path))
+def plot(results: TextIO, picture: Path) -> None:
+    """Draw what `budgets --json` or `peers --json` printed, as an SVG."""
+    # Of a group of its own: measuring needs no matplotlib.
+    from bench.plot import draw
+
+    draw(json.load(results), picture)
 
 
 def facts_of(

@@ -7,6 +7,10 @@ On PostgreSQL the tables live in a schema of their own (`jobq`); SQLite has no s
 they carry the prefix `jobq_` and sit beside the service's tables in its one file: an effect and
 its commit record can only be one transaction inside one file.
 
+A key that names a job begins with the job, not with its shard: of a list of jobs behind another
+column PostgreSQL before 17 may make a filter, where it thinks the table small, and read all of the
+shard for a few of them.
+
 No foreign keys: the protocol's statements keep the places consistent (and the invariant queries
 check it), while each key would add a lookup and a row lock to every step of every job.
 """
@@ -99,8 +103,8 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (CheckConstraint("max_attempts >= 1", name="max_attempts"),)
 
-    shard: Mapped[int] = _shard()
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    shard: Mapped[int] = _shard()
     queue: Mapped[str] = mapped_column(Text)
     task: Mapped[str] = mapped_column(Text)
     # json, not jsonb: what was enqueued is what the handler gets, digit for digit.
@@ -120,8 +124,8 @@ class Scheduled(Base):
     # a plan made while the table was small prefers it to the key.
     __table_args__ = (Index("jobq_scheduled_run_at_idx", "run_at"),)
 
-    shard: Mapped[int] = _shard()
     job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
     run_at: Mapped[datetime] = mapped_column(Instant)
     attempts: Mapped[int] = mapped_column(SmallInteger)
     """Attempts spent so far."""
@@ -155,8 +159,8 @@ class Lease(Base):
         {"postgresql_with": _CHURN},
     )
 
-    shard: Mapped[int] = _shard()
     job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
     token: Mapped[int] = mapped_column(BigInteger)
     attempt: Mapped[int] = mapped_column(SmallInteger)
     worker: Mapped[str] = mapped_column(Text)
@@ -173,8 +177,8 @@ class CommitRecord(Base):
         CheckConstraint("outcome IN ('committed', 'dead', 'cancelled')", name="outcome"),
     )
 
-    shard: Mapped[int] = _shard()
     job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
     outcome: Mapped[str] = mapped_column(Text)
     token: Mapped[int] = mapped_column(BigInteger)
     recorded_at: Mapped[datetime] = mapped_column(Instant)
@@ -190,8 +194,8 @@ class Attempt(Base):
         ),
     )
 
-    shard: Mapped[int] = _shard()
     job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
     token: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     attempt: Mapped[int] = mapped_column(SmallInteger)
     worker: Mapped[str] = mapped_column(Text)
@@ -208,8 +212,8 @@ class RefusedAttempt(Base):
 
     __tablename__ = "refusals"
 
-    shard: Mapped[int] = _shard()
     job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
     token: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     stage: Mapped[str] = mapped_column(Text, primary_key=True)
     worker: Mapped[str] = mapped_column(Text)

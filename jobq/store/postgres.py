@@ -100,8 +100,8 @@ UNSTAGE = "DROP TABLE pg_temp.jobq_wanted"
 
 # The array sub-select is evaluated once, before the delete; a plain IN (SELECT ... FOR UPDATE)
 # can be evaluated again and again and lock more than LIMIT rows. `shard + 0` keeps the primary
-# key out of it: planned while the table was empty, all of a shard by its key costs as little as
-# what is due by its time.
+# key out of it: planned while the table was empty, all of its key costs as little as what is due
+# by its time.
 PROMOTE = """
 WITH due AS (
     DELETE FROM {schema}.scheduled
@@ -227,9 +227,11 @@ DELETE FROM {schema}.idle_workers WHERE shard = %(shard)s AND worker = %(worker)
 
 UNKNOWN_TASKS = """
 SELECT DISTINCT task FROM (
-    SELECT task FROM {schema}.ready
-    WHERE shard = %(shard)s AND queue = ANY (%(queues)s::text[])
-      AND task <> ALL (%(tasks)s::text[])
+    SELECT waiting.task FROM unnest(%(queues)s::text[]) AS served (queue)
+    CROSS JOIN LATERAL (
+        SELECT task FROM {schema}.ready
+        WHERE shard = %(shard)s AND queue = served.queue AND task <> ALL (%(tasks)s::text[])
+        LIMIT 1000) AS waiting
     LIMIT 1000) AS unclaimed
 ORDER BY task
 """

@@ -75,8 +75,8 @@ def upgrade() -> None:
 
     create_table(
         "jobs",
-        shard(),
         job_id,
+        shard(),
         column("queue", text),
         column("task", text),
         column("args", text if on_sqlite() else sa.JSON()),
@@ -85,16 +85,16 @@ def upgrade() -> None:
         column("idempotency_key", sa.String(36) if on_sqlite() else sa.Uuid()),
         column("created_at", instant),
         check("jobs", "max_attempts", "max_attempts >= 1"),
-        key=("shard", "id"),
+        key=("id", "shard"),
     )
     create_table(
         "scheduled",
-        shard(),
         column("job_id", big),
+        shard(),
         column("run_at", instant),
         column("attempts", small),
         column("token", big),
-        key=("shard", "job_id"),
+        key=("job_id", "shard"),
     )
     create_table(
         "ready",
@@ -111,31 +111,31 @@ def upgrade() -> None:
     )
     create_table(
         "leases",
-        shard(),
         column("job_id", big),
+        shard(),
         column("token", big),
         column("attempt", small),
         column("worker", text),
         column("due_at", instant),
         column("acquired_at", instant),
         column("lease_expires_at", instant),
-        key=("shard", "job_id"),
+        key=("job_id", "shard"),
         **CHURN,
     )
     create_table(
         "commit_records",
-        shard(),
         column("job_id", big),
+        shard(),
         column("outcome", text),
         column("token", big),
         column("recorded_at", instant),
         check("commit_records", "outcome", "outcome IN ('committed', 'dead', 'cancelled')"),
-        key=("shard", "job_id"),
+        key=("job_id", "shard"),
     )
     create_table(
         "attempts",
-        shard(),
         column("job_id", big),
+        shard(),
         column("token", big),
         column("attempt", small),
         column("worker", text),
@@ -146,18 +146,18 @@ def upgrade() -> None:
         column("error_message", text, null=True),
         column("traceback", text, null=True),
         check("attempts", "outcome", "outcome IN ('failed', 'interrupted', 'expired', 'healed')"),
-        key=("shard", "job_id", "token"),
+        key=("job_id", "shard", "token"),
     )
     create_table(
         "refusals",
-        shard(),
         column("job_id", big),
+        shard(),
         column("token", big),
         column("stage", text),
         column("worker", text),
         column("reason", text),
         column("refused_at", instant),
-        key=("shard", "job_id", "token", "stage"),
+        key=("job_id", "shard", "token", "stage"),
     )
     create_table(
         "workers",
