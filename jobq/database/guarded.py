@@ -6,6 +6,11 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any, Self
 
+# Worded as no handler words them. SQLite asks whether a statement may be run when it compiles it,
+# and Python keeps what was compiled by its text: of these, a handler's COMMIT is not one.
+BEGIN = "BEGIN IMMEDIATE /* jobq */"
+COMMIT = "COMMIT /* jobq */"
+
 
 class GuardedConnection(sqlite3.Connection):
     """While it is guarded, COMMIT and BEGIN are refused, however they are said.
@@ -16,13 +21,23 @@ class GuardedConnection(sqlite3.Connection):
 
     is_guarded = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Once: each time it is set, SQLite compiles all of the connection's statements again.
+        self.set_authorizer(self._authorize)
+
     def guard(self) -> None:
-        self.set_authorizer(_refuse_commit)
         self.is_guarded = True
 
     def unguard(self) -> None:
         self.is_guarded = False
-        self.set_authorizer(None)
+
+    def _authorize(self, action: int, operation: str | None, *_: object) -> int:
+        """The effect's transaction is jobq's to commit: "COMMIT" and `with connection:` are
+        refused."""
+        if not self.is_guarded or action != sqlite3.SQLITE_TRANSACTION or operation == "ROLLBACK":
+            return sqlite3.SQLITE_OK
+        return sqlite3.SQLITE_DENY
 
     def cursor(self, factory: Any = None) -> Any:
         return super().cursor(factory or _GuardedCursor)
@@ -55,9 +70,3 @@ class _GuardedCursor(sqlite3.Cursor):
             raise sqlite3.OperationalError(
                 "the effect's transaction was rolled back; nothing more can be done in it"
             )
-
-
-def _refuse_commit(action: int, operation: str | None, *_: object) -> int:
-    """The effect's transaction is jobq's to commit: `with connection:` and "COMMIT" are refused."""
-    is_refused = action == sqlite3.SQLITE_TRANSACTION and operation != "ROLLBACK"
-    return sqlite3.SQLITE_DENY if is_refused else sqlite3.SQLITE_OK

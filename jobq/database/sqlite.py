@@ -20,7 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePoo
 
 from jobq.database.base import AsyncEffect, Database, Effect, Link, NotWhole
 from jobq.database.execute import execute
-from jobq.database.guarded import GuardedConnection
+from jobq.database.guarded import BEGIN, COMMIT, GuardedConnection
 from jobq.database.sqlalchemy import AsyncSqlalchemyEffect, SqlalchemyEffect, asking
 from jobq.errors import (
     DatabaseUnavailable,
@@ -238,7 +238,7 @@ class _DriverEffect(Effect[sqlite3.Connection]):
         self._pooled = pooled
         self.handle = _driver(pooled)
         try:
-            self.handle.execute("BEGIN IMMEDIATE")
+            self.handle.execute(BEGIN)
         except BaseException:
             pooled.close()
             raise
@@ -256,7 +256,7 @@ class _DriverEffect(Effect[sqlite3.Connection]):
         if not is_whole:
             raise NotWhole
         self.handle.unguard()
-        self.handle.execute("COMMIT")
+        self.handle.execute(COMMIT)
 
     def close(self) -> None:
         # What a handler set on its connection, or did to it, is no business of the next one.
@@ -315,10 +315,10 @@ def _driver(pooled: PoolProxiedConnection) -> GuardedConnection:
 
 
 def _in_transaction(step: Step[T], connection: sqlite3.Connection) -> T:
-    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(BEGIN)
     try:
         result = execute(step, connection)
-        connection.execute("COMMIT")
+        connection.execute(COMMIT)
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -327,7 +327,7 @@ def _in_transaction(step: Step[T], connection: sqlite3.Connection) -> T:
 
 
 def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    connection.exec_driver_sql(BEGIN)
 
 
 def _prepare_async(connection: Any, _: ConnectionPoolEntry) -> None:
