@@ -320,7 +320,9 @@ class Worker:
         if not self._is_roused:
             self._is_roused = True
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._wake.set)
+            # A handler that outlived its worker finds the loop closed, and nobody to wake.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake.set)
 
     async def _turn(self, limit: int) -> None:
         """Hand in the reports and claim up to `limit` jobs."""

@@ -158,3 +158,23 @@ def test_a_handler_that_blocks_the_loop_keeps_its_lease(site: Site, app: JobQueu
     app.close()
     assert extended.is_set()
     assert attempts == 1
+
+
+def test_a_handler_that_outlives_its_worker_ends_without_a_word(site: Site, app: JobQueue) -> None:
+    """What a thread raises fails the test."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    @app.task(name="stubborn")
+    def stubborn() -> None:
+        has_begun.set()
+        may_end.wait(60)
+
+    stubborn.enqueue()
+    with app.worker(poll_s=0.05, grace_s=0):
+        wait_for(has_begun.is_set, "the handler to begin", site)
+    threads = [one for one in threading.enumerate() if one.name.startswith("jobq-handler")]
+    assert threads
+    may_end.set()
+    for thread in threads:
+        thread.join(60)
+    app.close()
