@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from jobq.job import (
         Job,
+        Snooze,
     )
     from jobq.protocol.retention import (
         Retention,
@@ -100,6 +101,7 @@ __all__ = [
     "Retention",
     "Retry",
     "SchemaTooNew",
+    "Snooze",
     "State",
     "Task",
     "UnreadableArguments",
@@ -138,6 +140,7 @@ _HOMES = {
     "UnsupportedConnection": "jobq.errors",
     "UnsupportedDatabase": "jobq.errors",
     "Job": "jobq.job",
+    "Snooze": "jobq.job",
     "Retention": "jobq.protocol.retention",
     "Retry": "jobq.protocol.retry",
     "AttemptEnd": "jobq.protocol.states",

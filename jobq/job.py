@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast, overload
 from uuid import UUID
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.errors import InvalidTask, LeaseLost, Refusal
+from jobq.protocol.retry import check_delay
 from jobq.protocol.values import ClaimedJob, Lease
 
 C = TypeVar("C")
@@ -111,6 +112,23 @@ class Job:
         let them pass. Raises InvalidTask inside a boundary that is open already.
         """
         return CommitBoundary(self._database, self._claimed.lease, self._fate, kind)
+
+
+class Snooze(Exception):
+    """Raise it in a handler to be run again later: `raise Snooze(timedelta(minutes=5))`.
+
+    No attempt is spent. What the handler did to the database is rolled back; what it committed in a
+    boundary of its own, if any, is done, and so is the job.
+    """
+
+    def __init__(self, delay: timedelta | float) -> None:
+        """`delay`: a timedelta or seconds, from the worker's report by the database's clock.
+
+        Raises InvalidOption.
+        """
+        self.delay_s = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+        check_delay(self.delay_s)
+        super().__init__(f"snoozed for {self.delay_s:g} s")
 
 
 class CommitBoundary(Generic[S, A]):

@@ -190,7 +190,7 @@ class Attempt(Base):
     __tablename__ = "attempts"
     __table_args__ = (
         CheckConstraint(
-            "outcome IN ('failed', 'interrupted', 'expired', 'healed')", name="outcome"
+            "outcome IN ('failed', 'interrupted', 'expired', 'snoozed', 'healed')", name="outcome"
         ),
     )
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, scoped_session
 from jobq.errors import InvalidOption
 from jobq.handler import Handler
 from jobq.protocol.retention import Retention
-from jobq.protocol.retry import Retry
+from jobq.protocol.retry import Retry, check_delay
 from jobq.protocol.values import JobRequest, JobStatus
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class Options:
             )
         if self.run_at is not None and self.delay_s:
             raise InvalidOption("run_at and delay both say when: pass one of them")
-        if not 0 <= self.delay_s < 10**10:
-            raise InvalidOption(f"delay {self.delay_s} s: a delay is a finite time from now")
+        check_delay(self.delay_s)
 
 
 class Task(Generic[P, R]):

@@ -29,13 +29,18 @@ class Ending:
     retry_delay_s: float | None
     is_dead: bool
 
+    @property
+    def attempts_spent(self) -> int:
+        """How many of its attempts the job has spent, when it waits for the next."""
+        return self.attempt.attempt - (self.end is AttemptEnd.SNOOZED)
+
 
 def ending_of(
     attempt: LeasedAttempt,
     record: Record | None,
     *,
     end: AttemptEnd,
-    error: AttemptError,
+    error: AttemptError | None,
     retry_delay_s: float | None,
 ) -> Ending:
     """Decide the ending of an attempt whose lease the caller has locked.
@@ -47,7 +52,8 @@ def ending_of(
         return Ending(attempt, AttemptEnd.HEALED, None, None, is_dead=False)
     if record is not None:
         return Ending(attempt, end, error, None, is_dead=False)
-    if retry_delay_s is None or attempt.attempt >= attempt.max_attempts:
+    is_last = attempt.attempt >= attempt.max_attempts and end is not AttemptEnd.SNOOZED
+    if retry_delay_s is None or is_last:
         return Ending(attempt, end, error, None, is_dead=True)
     return Ending(attempt, end, error, retry_delay_s, is_dead=False)
 

@@ -7,6 +7,14 @@ from dataclasses import dataclass
 
 from jobq.errors import InvalidOption
 
+LONGEST_DELAY_S = 10**10
+
+
+def check_delay(delay_s: float) -> None:
+    """Raise InvalidOption unless it is a time that both databases can add to their clock."""
+    if not 0 <= delay_s < LONGEST_DELAY_S:
+        raise InvalidOption(f"delay {delay_s} s: a delay is a finite time from now")
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:

@@ -35,6 +35,8 @@ class AttemptEnd(StrEnum):
     """The worker shut down before the handler was done."""
     EXPIRED = "expired"
     """The lease expired with no commit record: the worker crashed, froze or was cut off."""
+    SNOOZED = "snoozed"
+    """The handler asked for a later time: its job waits for it, and no attempt was spent."""
     HEALED = "healed"
     """The lease expired after the commit: the reconciler finalized it; no handler ran again."""
 

@@ -105,7 +105,8 @@ class FailedAttempt:
 
     lease: Lease
     end: AttemptEnd
-    error: AttemptError
+    error: AttemptError | None
+    """None when its handler asked for a later time."""
     retry_delay_s: float | None
     """Seconds until the next attempt; None to bury the job now, whatever attempts are left."""
 

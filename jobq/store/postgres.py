@@ -332,9 +332,9 @@ WITH ending AS MATERIALIZED (
     SELECT * FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[], %(ends)s::text[],
                          %(error_types)s::text[], %(error_messages)s::text[],
                          %(tracebacks)s::text[], %(retry_delays_s)s::float8[],
-                         %(are_dead)s::boolean[])
+                         %(attempts_spent)s::int[], %(are_dead)s::boolean[])
       AS ending (job_id, token, outcome, error_type, error_message, traceback, retry_delay_s,
-                 is_dead)
+                 attempts_spent, is_dead)
 ), held AS MATERIALIZED (
     SELECT lease.attempt, lease.worker, lease.acquired_at, ending.*
     FROM ending CROSS JOIN LATERAL (
@@ -352,8 +352,8 @@ WITH ending AS MATERIALIZED (
     FROM held
 ), retried AS (
     INSERT INTO {schema}.scheduled (shard, job_id, run_at, attempts, token)
-    SELECT %(shard)s, job_id, clock_timestamp() + make_interval(secs => retry_delay_s), attempt,
-           token
+    SELECT %(shard)s, job_id, clock_timestamp() + make_interval(secs => retry_delay_s),
+           attempts_spent, token
     FROM held WHERE retry_delay_s IS NOT NULL
 )
 INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
@@ -514,7 +514,8 @@ LEFT JOIN {schema}.leases ON leases.shard = jobs.shard AND leases.job_id = jobs.
 LEFT JOIN {schema}.commit_records AS record
   ON record.shard = jobs.shard AND record.job_id = jobs.id
 CROSS JOIN LATERAL (
-    SELECT max(attempt) AS attempt, bool_or(token = record.token) AS holds_record
+    SELECT max(attempt) FILTER (WHERE outcome <> 'snoozed') AS attempt,
+           bool_or(token = record.token) AS holds_record
     FROM {schema}.attempts WHERE shard = jobs.shard AND job_id = jobs.id) AS ended
 WHERE jobs.shard = %(shard)s AND jobs.id = %(job_id)s
 """
@@ -711,6 +712,7 @@ class PostgresStore(Store):
             error_messages=[ending.error and ending.error.message for ending in endings],
             tracebacks=[ending.error and ending.error.traceback for ending in endings],
             retry_delays_s=[ending.retry_delay_s for ending in endings],
+            attempts_spent=[ending.attempts_spent for ending in endings],
             are_dead=[ending.is_dead for ending in endings],
             **_named([ending.attempt.lease for ending in endings]),
         )

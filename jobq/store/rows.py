@@ -42,7 +42,7 @@ class JobRow(NamedTuple):
     outcome: str | None
     recorded_at: datetime | None
     ended_attempt: int | None
-    """The number of the last attempt in the history."""
+    """The number of the last attempt in the history that was spent."""
     record_is_in_history: bool | None
     """Whether the attempt that holds the record ended in the history too (healed, dead)."""
 

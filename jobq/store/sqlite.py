@@ -211,8 +211,8 @@ FROM json_each(:endings) JOIN jobq_leases AS lease
 
 INSERT_RETRIES = f"""
 INSERT INTO jobq_scheduled (shard, job_id, run_at, attempts, token)
-SELECT lease.shard, lease.job_id, {NOW} + json_extract(value, '$.retry_delay_ms'), lease.attempt,
-       lease.token
+SELECT lease.shard, lease.job_id, {NOW} + json_extract(value, '$.retry_delay_ms'),
+       json_extract(value, '$.attempts_spent'), lease.token
 FROM json_each(:endings) JOIN jobq_leases AS lease
   ON lease.shard = :shard AND lease.job_id = json_extract(value, '$.job_id')
 WHERE json_extract(value, '$.retry_delay_ms') IS NOT NULL
@@ -315,7 +315,7 @@ SELECT job.id, job.queue, job.task, job.args, job.priority, job.max_attempts,
        lease.due_at, lease.attempt, lease.worker, lease.lease_expires_at,
        record.outcome, record.recorded_at,
        (SELECT max(attempt) FROM jobq_attempts
-        WHERE shard = job.shard AND job_id = job.id),
+        WHERE shard = job.shard AND job_id = job.id AND outcome <> 'snoozed'),
        EXISTS (SELECT 1 FROM jobq_attempts
                WHERE shard = job.shard AND job_id = job.id AND token = record.token)
 FROM jobq_jobs AS job
@@ -541,6 +541,7 @@ class SqliteStore(Store):
                     "retry_delay_ms": (
                         None if ending.retry_delay_s is None else _ms(ending.retry_delay_s)
                     ),
+                    "attempts_spent": ending.attempts_spent,
                     "is_dead": ending.is_dead,
                 }
                 for ending in endings

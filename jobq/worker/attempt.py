@@ -12,7 +12,7 @@ from jobq.commit import Relay, commit_effect_idempotent, commit_effect_idempoten
 from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, InvalidTask, Refusal
 from jobq.handler import Handler
-from jobq.job import Fate, Job
+from jobq.job import Fate, Job, Snooze
 from jobq.protocol.budget import RetryBudget
 from jobq.protocol.failure import describe_error
 from jobq.protocol.states import AttemptEnd, Outcome, Stage
@@ -98,6 +98,10 @@ class Attempt:
             await self._run_async(relay)
         except Refusal as refusal:
             return self._was_refused(refusal)
+        except Snooze as snooze:
+            return self._concluded(
+                FailedAttempt(self.lease, AttemptEnd.SNOOZED, None, snooze.delay_s)
+            )
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
             return self._concluded(self._failure(error))
         return self._concluded(Returned(self.lease))
@@ -108,6 +112,10 @@ class Attempt:
             self._run_blocking(relay)
         except Refusal as refusal:
             return self._was_refused(refusal)
+        except Snooze as snooze:
+            return self._concluded(
+                FailedAttempt(self.lease, AttemptEnd.SNOOZED, None, snooze.delay_s)
+            )
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
             return self._concluded(self._failure(error))
         return self._concluded(Returned(self.lease))
@@ -162,11 +170,12 @@ class Attempt:
             self._budget.succeeded(self.claimed.attempt)
             if isinstance(report, FailedAttempt):
                 logger.warning(
-                    "job %d (%s) committed, and its handler failed afterwards: %s: %s",
+                    "job %d (%s) committed, and its handler %s",
                     self.lease.job_id,
                     self.claimed.task,
-                    report.error.type,
-                    report.error.message,
+                    f"failed afterwards: {report.error.type}: {report.error.message}"
+                    if report.error
+                    else "wanted to be snoozed afterwards",
                 )
             return Committed(self.lease)
         if self._was_cancelled:

@@ -145,7 +145,11 @@ def upgrade() -> None:
         column("error_type", text, null=True),
         column("error_message", text, null=True),
         column("traceback", text, null=True),
-        check("attempts", "outcome", "outcome IN ('failed', 'interrupted', 'expired', 'healed')"),
+        check(
+            "attempts",
+            "outcome",
+            "outcome IN ('failed', 'interrupted', 'expired', 'snoozed', 'healed')",
+        ),
         key=("job_id", "shard", "token"),
     )
     create_table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, insert, select
 from sqlalchemy.orm import Session
 
-from jobq import InvalidArguments, Job, JobQueue, Retry, State
+from jobq import InvalidArguments, Job, JobQueue, Retry, Snooze, State
 
 ROOT = Path(__file__).parents[2]
 BOUND_S = 30.0
@@ -57,6 +57,9 @@ def names(app: JobQueue, engine: Engine) -> dict[str, Any]:
         "InvalidArguments": InvalidArguments,
         "UTC": UTC,
         "datetime": datetime,
+        "timedelta": timedelta,
+        "Snooze": Snooze,
+        "is_ready": lambda order_id: False,
         "slow_computation": lambda order_id: order_id * 100,
         "send_mail": send_mail,
     }
@@ -109,9 +112,12 @@ def test_handlers(names: dict[str, Any], app: JobQueue, engine: Engine) -> None:
     names["charge"].enqueue(order_id=1, cents=5)
     names["settle"].enqueue(order_id=2)
     names["remind"].enqueue(customer="Ada")
+    snoozed = names["collect"].enqueue(order_id=3)
     names["fetch"].enqueue(url="https://example.com")
 
-    assert drain(app)[State.DONE] == 4
+    counts = drain(app)
+    assert (counts[State.DONE], counts[State.SCHEDULED]) == (4, 1)
+    assert snoozed.status().attempts == 0
     with engine.connect() as connection:
         charged = connection.execute(select(ledger).order_by(ledger.c.order_id)).all()
     assert charged == [(1, 5), (2, 200)]

@@ -359,8 +359,8 @@ MUTATIONS = (
         rewritten(
             (
                 "END_ATTEMPTS",
-                "make_interval(secs => retry_delay_s), attempt,",
-                "make_interval(secs => retry_delay_s), attempt - (outcome = 'expired')::int,",
+                "           attempts_spent, token",
+                "           attempts_spent - (outcome = 'expired')::int, token",
             )
         ),
         "leased: worker | reconciler",

@@ -144,6 +144,7 @@ STATEMENTS = (
             "error_messages": ["m"] * BATCH,
             "tracebacks": ["t"] * BATCH,
             "retry_delays_s": [1.0, None] * (BATCH // 2),
+            "attempts_spent": [1] * BATCH,
             "are_dead": [False, True] * (BATCH // 2),
         },
         LEASE_KEY,

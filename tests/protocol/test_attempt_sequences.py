@@ -44,7 +44,7 @@ class Attempts(RuleBasedStateMachine):
     @rule(max_attempts=st.integers(1, 5))
     def enqueue(self, max_attempts: int) -> None:
         self.max_attempts = max_attempts
-        self.attempts = 0
+        self.attempts = self.token = 0
         self.is_waiting = True
         self.record = None
 
@@ -52,18 +52,19 @@ class Attempts(RuleBasedStateMachine):
     @rule()
     def claim(self) -> None:
         self.attempts += 1
-        lease = Lease(1, self.attempts)
+        self.token += 1
+        lease = Lease(1, self.token)
         self.leased = LeasedAttempt(lease, self.attempts, self.max_attempts, "task")
         self.is_waiting = False
 
     @precondition(lambda self: self.leased is not None and self.record is None)
     @rule(outcome=st.sampled_from([Outcome.COMMITTED, Outcome.CANCELLED]))
     def record_fate(self, outcome: Outcome) -> None:
-        self.record = Record(self.attempts, outcome)
+        self.record = Record(self.token, outcome)
 
     @precondition(lambda self: self.leased is not None)
     @rule(
-        end=st.sampled_from([AttemptEnd.FAILED, AttemptEnd.EXPIRED, AttemptEnd.INTERRUPTED]),
+        end=st.sampled_from([end for end in AttemptEnd if end is not AttemptEnd.HEALED]),
         delay_s=st.none() | st.just(0.0) | st.floats(0, 100),
     )
     def end_attempt(self, end: AttemptEnd, delay_s: float | None) -> None:
@@ -73,7 +74,9 @@ class Attempts(RuleBasedStateMachine):
         self.is_waiting = ending.retry_delay_s is not None
         if ending.is_dead:
             assert self.record is None, "I9: a fate was replaced"
-            self.record = Record(self.attempts, Outcome.DEAD)
+            self.record = Record(self.token, Outcome.DEAD)
+        elif self.is_waiting and end is AttemptEnd.SNOOZED:
+            self.attempts -= 1
 
     @invariant()
     def attempts_stay_in_bounds(self) -> None:

@@ -47,9 +47,12 @@ def test_attempt_has_exactly_one_consequence(
     assert type(ending.is_dead) is bool
     if is_retried:
         assert ending.retry_delay_s == delay_s, "a delay of 0 s is a retry too"
-        assert attempt.attempt < attempt.max_attempts, "the next attempt would be one too many"
-    if ending.is_dead:
-        assert delay_s is None or attempt.attempt == attempt.max_attempts, "buried too early"
+        assert ending.attempts_spent < attempt.max_attempts, "one attempt too many"
+        is_spent = end is not AttemptEnd.SNOOZED
+        assert ending.attempts_spent == attempt.attempt - (not is_spent)
+    if ending.is_dead and delay_s is not None:
+        assert attempt.attempt == attempt.max_attempts, "buried too early"
+        assert end is not AttemptEnd.SNOOZED, "buried for asking for another time"
 
 
 @given(leased_attempts(), records, ends, delays)
@@ -78,7 +81,10 @@ def test_pass_reports_every_job_once(
     assert list(done.healed) == with_fate, "only a recorded fate is not retried and not buried"
 
 
-@given(st.integers(1, 20), st.lists(ends, min_size=25, max_size=25))
+@given(
+    st.integers(1, 20),
+    st.lists(ends.filter(lambda end: end is not AttemptEnd.SNOOZED), min_size=25, max_size=25),
+)
 def test_job_that_always_fails_dies_after_max_attempts(
     max_attempts: int, reported: list[AttemptEnd]
 ) -> None:
