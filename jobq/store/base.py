@@ -34,6 +34,7 @@ from jobq.protocol.values import (
     RefusedReport,
     Reported,
 )
+from jobq.store.portable import Portable
 from jobq.store.step import Step
 
 RetryDelay = Callable[[LeasedAttempt], float]
@@ -53,6 +54,8 @@ class Store(ABC):
     """The protocol's steps on one backend and one shard. A step runs in one transaction."""
 
     shard: int
+    portable: Portable
+    """For the statements that are the same on both backends."""
 
     # -- a job's way in
 

@@ -33,6 +33,7 @@ from jobq.protocol.values import (
     RefusedReport,
 )
 from jobq.store.base import LISTEN_AGAIN_S, Store, job_not_found
+from jobq.store.portable import Portable
 from jobq.store.rows import JobRow, ended_attempt, exchanged, job_status, walked_job
 from jobq.store.step import Statement, Step
 
@@ -552,6 +553,7 @@ class PostgresStore(Store):
     def __init__(self, schema: str = DEFAULT_SCHEMA, shard: int = 0) -> None:
         self.schema = schema
         self.shard = shard
+        self.portable = Portable("postgresql", schema, shard)
 
     def enqueue(self, requests: Sequence[JobRequest], *, is_alone: bool = False) -> Step[list[int]]:
         statement = self._enqueue_one(*requests) if len(requests) == 1 else self._enqueue(requests)

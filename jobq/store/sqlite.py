@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from jobq.models import DEFAULT_SCHEMA
 from jobq.protocol.decisions import Ending
 from jobq.protocol.retention import MIN_AGE_S, WORKERS_KEPT_S, WalkedJob
 from jobq.protocol.states import Outcome, State
@@ -32,6 +33,7 @@ from jobq.protocol.values import (
     RefusedReport,
 )
 from jobq.store.base import Store, job_not_found
+from jobq.store.portable import Portable
 from jobq.store.rows import JobRow, claimed_job, ended_attempt, job_status, walked_job
 from jobq.store.step import Statement, Step
 
@@ -358,6 +360,7 @@ class SqliteStore(Store):
 
     def __init__(self, shard: int = 0) -> None:
         self.shard = shard
+        self.portable = Portable("sqlite", DEFAULT_SCHEMA, shard)
 
     def enqueue(self, requests: Sequence[JobRequest], *, is_alone: bool = False) -> Step[list[int]]:
         ((before, now),) = yield self._statement(TAKE_IDS, count=len(requests))

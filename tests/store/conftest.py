@@ -1,0 +1,3 @@
+from tests.shops import shop
+
+__all__ = ["shop"]
