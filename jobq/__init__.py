@@ -46,6 +46,9 @@ if TYPE_CHECKING:
         Job,
         Snooze,
     )
+    from jobq.protocol.limits import (
+        Limit,
+    )
     from jobq.protocol.retention import (
         Retention,
     )
@@ -94,6 +97,7 @@ __all__ = [
     "JobStatus",
     "JobqError",
     "LeaseLost",
+    "Limit",
     "MissingExtra",
     "NotMigrated",
     "Outcome",
@@ -141,6 +145,7 @@ _HOMES = {
     "UnsupportedDatabase": "jobq.errors",
     "Job": "jobq.job",
     "Snooze": "jobq.job",
+    "Limit": "jobq.protocol.limits",
     "Retention": "jobq.protocol.retention",
     "Retry": "jobq.protocol.retry",
     "AttemptEnd": "jobq.protocol.states",

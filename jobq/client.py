@@ -26,6 +26,7 @@ from jobq.errors import InvalidOption, InvalidTask, JobNotFound
 from jobq.handler import inspect_handler
 from jobq.job import Job
 from jobq.models import DEFAULT_SCHEMA
+from jobq.protocol.limits import Limit
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry
 from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus
@@ -92,6 +93,7 @@ class JobQueue:
         self.keep = keep
         self._max_connections = max_connections
         self._tasks: dict[str, Task[..., Any]] = {}
+        self._limits: dict[str, Limit] = {}
         self._connections: Database | None = None
         self._is_checked = False
         self._opening = threading.RLock()
@@ -125,6 +127,7 @@ class JobQueue:
         max_attempts: int = 5,
         retry: Retry | None = None,
         keep: Retention | None = None,
+        limits: Sequence[Limit] = (),
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -137,6 +140,7 @@ class JobQueue:
         max_attempts: int = 5,
         retry: Retry | None = None,
         keep: Retention | None = None,
+        limits: Sequence[Limit] = (),
     ) -> Any:
         """Register a function as a task.
 
@@ -149,7 +153,8 @@ class JobQueue:
 
         `name`: what the database calls it, by default module and function name. `priority`:
         smaller runs first. `retry`: the backoff between attempts. `keep`: how long its jobs are
-        kept after their end; the queue's own `keep` when not given.
+        kept after their end; the queue's own `keep` when not given. `limits`: how many run at once
+        and how often they begin, wherever they run; see `Limit`.
 
         Raises InvalidTask or InvalidOption.
         """
@@ -165,13 +170,29 @@ class JobQueue:
                     "@app.task(name=...)"
                 )
             handler = inspect_handler(named, function)
+            for limit in limits:
+                self._declare(limit)
+                handler.arguments.check_names(f"limit {limit.name!r}", limit.by)
             task: Task[..., Any] = Task(
-                self, named, handler, options, retry or Retry(), keep or self.keep
+                self,
+                named,
+                handler,
+                options,
+                retry or Retry(),
+                keep or self.keep,
+                limits,
             )
             self._tasks[named] = task
             return task
 
         return register if function is None else register(function)
+
+    def _declare(self, limit: Limit) -> None:
+        if self._limits.setdefault(limit.name, limit) != limit:
+            raise InvalidOption(
+                f"two limits are named {limit.name!r} and say different things: make one Limit and "
+                "give it to both tasks, or rename one"
+            )
 
     # -- enqueueing
 

@@ -26,8 +26,10 @@ from sqlalchemy import (
     CheckConstraint,
     DateTime,
     Dialect,
+    Double,
     Identity,
     Index,
+    Integer,
     MetaData,
     SmallInteger,
     String,
@@ -114,6 +116,8 @@ class Job(Base):
     # Random, never derived from the id: a sequence can issue an id twice after a failover.
     idempotency_key: Mapped[UUID] = mapped_column(Uuid().with_variant(String(36), "sqlite"))
     created_at: Mapped[datetime] = mapped_column(Instant)
+    line: Mapped[str | None] = mapped_column(Text)
+    """Where it waits when it is due: `throttled`, in this line. NULL for `ready`."""
 
 
 class Scheduled(Base):
@@ -259,6 +263,62 @@ class JobSequence(Base):
     last_id: Mapped[int] = mapped_column(BigInteger)
 
 
+class Throttled(Base):
+    """A job that is due and subject to limits: it is claimed under the locks of its line's keys."""
+
+    __tablename__ = "throttled"
+    __table_args__ = (
+        Index("jobq_throttled_line_idx", "line", "priority", "due_at", "job_id"),
+        {"postgresql_with": _CHURN},
+    )
+
+    job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
+    line: Mapped[str] = mapped_column(Text)
+    """Its queue and the keys of its limits, as JSON."""
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    due_at: Mapped[datetime] = mapped_column(Instant)
+    task: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(SmallInteger)
+    token: Mapped[int] = mapped_column(BigInteger)
+
+
+class DeclaredLimit(Base):
+    """A limit as the code that was started last declares it."""
+
+    __tablename__ = "limits"
+
+    shard: Mapped[int] = _shard()
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    concurrency: Mapped[int | None] = mapped_column(Integer)
+    per_second: Mapped[float | None] = mapped_column(Double)
+    most_tokens: Mapped[int | None] = mapped_column(Integer)
+
+
+class LimitKey(Base):
+    """What is counted under one key of a limit. Whoever claims under it holds its row's lock."""
+
+    __tablename__ = "limit_keys"
+
+    shard: Mapped[int] = _shard()
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    tokens: Mapped[float | None] = mapped_column(Double)
+    """In the bucket, at `counted_at`; NULL for a full one."""
+    counted_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class Slot(Base):
+    """A lease counted under a key. It counts for as long as the lease is there, and is cleared away
+    by the next claim under the key."""
+
+    __tablename__ = "slots"
+
+    shard: Mapped[int] = _shard()
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    job_id: Mapped[int] = _job_id()
+    token: Mapped[int] = mapped_column(BigInteger)
+
+
 def metadata_for(backend: str, schema: str = DEFAULT_SCHEMA) -> MetaData:
     """The tables as they stand on `backend` ("postgresql" or "sqlite"), for Alembic to compare."""
     metadata = MetaData(naming_convention=Base.metadata.naming_convention)
@@ -285,14 +345,18 @@ __all__ = [
     "Attempt",
     "Base",
     "CommitRecord",
+    "DeclaredLimit",
     "IdleWorker",
     "Instant",
     "Job",
     "JobSequence",
     "Lease",
+    "LimitKey",
     "Ready",
     "RefusedAttempt",
     "Scheduled",
+    "Slot",
+    "Throttled",
     "Worker",
     "metadata_for",
     "tables_for",

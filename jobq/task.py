@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from jobq.errors import InvalidOption
 from jobq.handler import Handler
+from jobq.protocol.limits import Limit, line_of
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry, check_delay
 from jobq.protocol.values import JobRequest, JobStatus
@@ -108,6 +109,7 @@ class Task(Generic[P, R]):
         options: Options,
         retry: Retry,
         keep: Retention,
+        limits: Sequence[Limit] = (),
     ) -> None:
         self.app = app
         self.name = name
@@ -115,6 +117,7 @@ class Task(Generic[P, R]):
         self.options = options
         self.retry = retry
         self.keep = keep
+        self.limits = tuple(limits)
         self.__doc__ = handler.function.__doc__
 
     def __repr__(self) -> str:
@@ -149,19 +152,25 @@ class Task(Generic[P, R]):
         options = replace(
             self.options, **{name: value for name, value in changes.items() if value is not None}
         )
-        return Task(self.app, self.name, self.handler, options, self.retry, self.keep)
+        return Task(self.app, self.name, self.handler, options, self.retry, self.keep, self.limits)
 
     def request(self, *args: P.args, **kwargs: P.kwargs) -> JobRequest:
         """Return a job to be, for `JobQueue.enqueue_many`. Raises InvalidArguments."""
+        encoded = self.handler.arguments.encode(args, kwargs, max_bytes=self.app.max_args_bytes)
         return JobRequest(
             task=self.name,
-            args=self.handler.arguments.encode(args, kwargs, max_bytes=self.app.max_args_bytes),
+            args=encoded,
             queue=self.options.queue,
             priority=self.options.priority,
             max_attempts=self.options.max_attempts,
             run_at=self.options.run_at,
             delay_s=self.options.delay_s,
+            line=self._line(encoded) if self.limits else None,
         )
+
+    def _line(self, encoded: str) -> str | None:
+        arguments = self.handler.arguments.plain(encoded)
+        return line_of(self.options.queue, self.limits, arguments)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Enqueue a job in a transaction of its own. Blocks.

@@ -19,6 +19,7 @@ SELECT id, sum(in_scheduled), sum(in_ready), sum(in_leases), sum(in_records) FRO
     FROM jobq.jobs
     UNION ALL SELECT job_id, 0, 1, 0, 0, 0 FROM jobq.scheduled
     UNION ALL SELECT job_id, 0, 0, 1, 0, 0 FROM jobq.ready
+    UNION ALL SELECT job_id, 0, 0, 1, 0, 0 FROM jobq.throttled
     UNION ALL SELECT lease.job_id, 0, 0, 0, 1, 0 FROM jobq.leases AS lease
         LEFT JOIN jobq.commit_records AS record ON record.job_id = lease.job_id
         WHERE record.job_id IS NULL
@@ -31,6 +32,7 @@ NO_PLACE_WITHOUT_A_JOB = """
 SELECT place, job_id FROM (
     SELECT 'scheduled' AS place, job_id FROM jobq.scheduled
     UNION ALL SELECT 'ready', job_id FROM jobq.ready
+    UNION ALL SELECT 'throttled', job_id FROM jobq.throttled
     UNION ALL SELECT 'leases', job_id FROM jobq.leases
     UNION ALL SELECT 'commit_records', job_id FROM jobq.commit_records
     UNION ALL SELECT 'attempts', job_id FROM jobq.attempts
@@ -43,6 +45,7 @@ ATTEMPTS_WITHIN_LIMIT = """
 SELECT place, job_id, spent FROM (
     SELECT 'scheduled' AS place, job_id, attempts AS spent, 1 AS needed FROM jobq.scheduled
     UNION ALL SELECT 'ready', job_id, attempts, 1 FROM jobq.ready
+    UNION ALL SELECT 'throttled', job_id, attempts, 1 FROM jobq.throttled
     UNION ALL SELECT 'leases', job_id, attempt, 0 FROM jobq.leases
     UNION ALL SELECT 'attempts', job_id, attempt, 0 FROM jobq.attempts) AS places
 JOIN jobq.jobs AS jobs ON jobs.id = places.job_id
@@ -54,6 +57,7 @@ TOKENS_ONLY_GROW = """
 SELECT place, places.job_id, places.token, history.token FROM (
     SELECT 'scheduled' AS place, job_id, token FROM jobq.scheduled
     UNION ALL SELECT 'ready', job_id, token FROM jobq.ready
+    UNION ALL SELECT 'throttled', job_id, token FROM jobq.throttled
     UNION ALL SELECT 'leases', job_id, token - 1 FROM jobq.leases
     UNION ALL SELECT 'commit_records', job_id, token FROM jobq.commit_records) AS places
 JOIN jobq.attempts AS history ON history.job_id = places.job_id

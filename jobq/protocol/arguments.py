@@ -107,6 +107,26 @@ class Arguments:
                 f"{self._signature} ({error}); was its signature changed under enqueued jobs?"
             ) from error
 
+    def plain(self, encoded: str) -> dict[str, Any]:
+        """Return what a stored job's arguments are as JSON, those left out at their defaults."""
+        return {
+            **{
+                p.name: msgspec.to_builtins(p.default, str_keys=True, enc_hook=_to_json)
+                for p in self._signature.parameters.values()
+                if p.default is not p.empty
+            },
+            **msgspec.json.decode(encoded),
+        }
+
+    def check_names(self, what: str, names: Sequence[str]) -> None:
+        """Raise InvalidTask unless each is an argument."""
+        for name in names:
+            if name not in self._signature.parameters:
+                raise InvalidTask(
+                    f"task {self._task!r}: {what} names {name!r}, and the handler takes "
+                    f"{self._signature}"
+                )
+
     def _refuse_unstorable(self, value: object, path: str, depth: int = 0) -> None:
         """Refuse what JSON or PostgreSQL cannot hold, before it is written as something else."""
         problem = None

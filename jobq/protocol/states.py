@@ -10,6 +10,8 @@ class State(StrEnum):
 
     SCHEDULED = "scheduled"
     READY = "ready"
+    THROTTLED = "throttled"
+    """Due, and waiting for its limits."""
     LEASED = "leased"
     COMMITTED = "committed"
     """The commit record exists and the lease is still there: the reconciler may finalize it."""

@@ -27,6 +27,8 @@ class JobRequest(NamedTuple):
     """When it is due; None for now."""
     delay_s: float
     """Seconds from now, by the database's clock, when `run_at` is None."""
+    line: str | None = None
+    """Where it waits once it is due, when its task has limits; None for its queue."""
 
 
 class Lease(NamedTuple):

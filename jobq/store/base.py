@@ -34,6 +34,7 @@ from jobq.protocol.values import (
     RefusedReport,
     Reported,
 )
+from jobq.store.limits import leave_line
 from jobq.store.portable import Portable
 from jobq.store.step import Step
 
@@ -270,6 +271,8 @@ class Store(ABC):
             if (yield from self._has_fate(job_id)):
                 return False
             token = yield from self._hold_place(job_id)
+            if token is None:
+                token = yield from leave_line(self.portable, job_id)
             if token is not None:
                 return (yield from self._insert_cancelled(Lease(job_id, token)))
         raise JobqError(

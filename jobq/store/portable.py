@@ -85,6 +85,8 @@ class Portable:
             for name, value in compiled.construct_params().items()
         }
         rows = yield Statement(compiled.string, params)
+        if self.backend == "postgresql":
+            return list(rows)  # psycopg has read them already
         readers = [
             column.type.dialect_impl(self._dialect).result_processor(self._dialect, None)
             for column in getattr(expression, "exported_columns", ())

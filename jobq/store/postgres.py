@@ -10,7 +10,7 @@ because the statement may have waited. Both are the database's clock: a worker's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -86,6 +86,16 @@ ENQUEUE_ONE = ENQUEUE_WANTED.replace(
                  1 AS position) AS wanted""",
 )
 
+# Jobs under limits wait in a line of their own. Most have none, and pay for no further column.
+ENQUEUE_LIMITED = (
+    ENQUEUE.replace("created_at)", "created_at, line)")
+    .replace("gen_random_uuid(), at\n", "gen_random_uuid(), at, line\n")
+    .replace("{schema}.ready (shard, queue,", "{schema}.throttled (shard, line,")
+    .replace("%(shard)s, queue, priority, due_at, id", "%(shard)s, line, priority, due_at, id")
+    .replace("%(delays_s)s::float8[])", "%(delays_s)s::float8[], %(lines)s::text[])")
+    .replace("run_at, delay_s, position)", "run_at, delay_s, line, position)")
+)
+
 # Very many jobs come in by COPY, which takes rows at twice the rate of arrays.
 STAGE = """
 CREATE TEMPORARY TABLE jobq_wanted (
@@ -112,16 +122,21 @@ WITH due AS (
         ORDER BY run_at LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED))
     RETURNING job_id, run_at, attempts, token
+), job AS MATERIALIZED (
+    SELECT due.*, jobs.queue, jobs.priority, jobs.task, jobs.line
+    FROM due CROSS JOIN LATERAL (
+        SELECT queue, priority, task, line FROM {schema}.jobs
+        WHERE shard = %(shard)s AND id = due.job_id OFFSET 0) AS jobs
 ), moved AS (
     INSERT INTO {schema}.ready (shard, queue, priority, due_at, job_id, task, attempts, token)
-    SELECT %(shard)s, jobs.queue, jobs.priority, due.run_at, due.job_id, jobs.task,
-           due.attempts, due.token
-    FROM due CROSS JOIN LATERAL (
-        SELECT queue, priority, task FROM {schema}.jobs
-        WHERE shard = %(shard)s AND id = due.job_id OFFSET 0) AS jobs
-    RETURNING 1
+    SELECT %(shard)s, queue, priority, run_at, job_id, task, attempts, token
+    FROM job WHERE line IS NULL
+), limited AS (
+    INSERT INTO {schema}.throttled (shard, line, priority, due_at, job_id, task, attempts, token)
+    SELECT %(shard)s, line, priority, run_at, job_id, task, attempts, token
+    FROM job WHERE line IS NOT NULL
 )
-SELECT count(*) FROM moved
+SELECT count(*) FROM job
 """
 
 # A loose index scan: one probe of the primary key for each queue, however long the queues are.
@@ -374,16 +389,22 @@ WITH held AS MATERIALIZED (
 ), gone AS (
     DELETE FROM {schema}.leases
     WHERE shard = %(shard)s AND job_id = ANY (ARRAY(SELECT job_id FROM held))
+), job AS MATERIALIZED (
+    SELECT held.*, jobs.queue, jobs.priority, jobs.task, jobs.line
+    FROM held CROSS JOIN LATERAL (
+        SELECT queue, priority, task, line FROM {schema}.jobs
+        WHERE shard = %(shard)s AND id = held.job_id
+          AND NOT EXISTS (SELECT FROM {schema}.commit_records AS record
+                          WHERE record.shard = %(shard)s AND record.job_id = held.job_id)
+        OFFSET 0) AS jobs
+), limited AS (
+    INSERT INTO {schema}.throttled (shard, line, priority, due_at, job_id, task, attempts, token)
+    SELECT %(shard)s, line, priority, due_at, job_id, task, attempt - 1, token
+    FROM job WHERE line IS NOT NULL
 )
 INSERT INTO {schema}.ready (shard, queue, priority, due_at, job_id, task, attempts, token)
-SELECT %(shard)s, jobs.queue, jobs.priority, held.due_at, held.job_id, jobs.task,
-       held.attempt - 1, held.token
-FROM held CROSS JOIN LATERAL (
-    SELECT queue, priority, task FROM {schema}.jobs
-    WHERE shard = %(shard)s AND id = held.job_id
-      AND NOT EXISTS (SELECT FROM {schema}.commit_records AS record
-                      WHERE record.shard = %(shard)s AND record.job_id = held.job_id)
-    OFFSET 0) AS jobs
+SELECT %(shard)s, queue, priority, due_at, job_id, task, attempt - 1, token
+FROM job WHERE line IS NULL
 """
 
 FATE = """
@@ -504,13 +525,14 @@ SELECT jobs.id, jobs.queue, jobs.task, jobs.args::text, jobs.priority, jobs.max_
        scheduled.run_at, scheduled.attempts, ready.due_at, ready.attempts,
        leases.due_at, leases.attempt, leases.worker, leases.lease_expires_at,
        record.outcome, record.recorded_at,
-       ended.attempt, ended.holds_record
+       ended.attempt, ended.holds_record, throttled.due_at, throttled.attempts
 FROM {schema}.jobs
 LEFT JOIN {schema}.scheduled ON scheduled.shard = jobs.shard AND scheduled.job_id = jobs.id
 LEFT JOIN LATERAL (
     SELECT due_at, attempts FROM {schema}.ready
     WHERE shard = jobs.shard AND queue = jobs.queue AND priority = jobs.priority
       AND job_id = jobs.id OFFSET 0) AS ready ON true
+LEFT JOIN {schema}.throttled ON throttled.shard = jobs.shard AND throttled.job_id = jobs.id
 LEFT JOIN {schema}.leases ON leases.shard = jobs.shard AND leases.job_id = jobs.id
 LEFT JOIN {schema}.commit_records AS record
   ON record.shard = jobs.shard AND record.job_id = jobs.id
@@ -529,6 +551,7 @@ FROM {schema}.attempts WHERE shard = %(shard)s AND job_id = %(job_id)s ORDER BY 
 COUNTS = """
 SELECT 'scheduled', count(*) FROM {schema}.scheduled WHERE shard = %(shard)s
 UNION ALL SELECT 'ready', count(*) FROM {schema}.ready WHERE shard = %(shard)s
+UNION ALL SELECT 'throttled', count(*) FROM {schema}.throttled WHERE shard = %(shard)s
 UNION ALL SELECT CASE WHEN record.outcome IS NULL THEN 'leased' ELSE 'committed' END, count(*)
     FROM {schema}.leases
     LEFT JOIN {schema}.commit_records AS record
@@ -556,6 +579,8 @@ class PostgresStore(Store):
         self.portable = Portable("postgresql", schema, shard)
 
     def enqueue(self, requests: Sequence[JobRequest], *, is_alone: bool = False) -> Step[list[int]]:
+        if any(request.line is not None for request in requests):
+            return (yield from self._enqueue_limited(requests))
         statement = self._enqueue_one(*requests) if len(requests) == 1 else self._enqueue(requests)
         rows = yield replace(statement, is_whole=is_alone)
         return [job_id for (job_id,) in rows]
@@ -568,9 +593,25 @@ class PostgresStore(Store):
             **request._asdict(),
         )
 
-    def _enqueue(self, requests: Sequence[JobRequest]) -> Statement:
+    def _enqueue_limited(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+        """Those with limits and those without, a statement for each kind."""
+        limited = [request.line is not None for request in requests]
+        job_ids: dict[bool, Iterator[int]] = {}
+        for is_limited in set(limited):
+            some = [one for one, its in zip(requests, limited, strict=True) if its is is_limited]
+            if is_limited:
+                rows = yield self._enqueue(some, ENQUEUE_LIMITED, lines=[one.line for one in some])
+            else:
+                rows = yield self._enqueue(some)
+            job_ids[is_limited] = iter([job_id for (job_id,) in rows])
+        return [next(job_ids[is_limited]) for is_limited in limited]
+
+    def _enqueue(
+        self, requests: Sequence[JobRequest], template: str = ENQUEUE, **more: object
+    ) -> Statement:
         return self._statement(
-            ENQUEUE,
+            template,
+            **more,
             channel=channel_of(self.schema),
             tasks=[r.task for r in requests],
             args=[r.args for r in requests],
@@ -582,6 +623,8 @@ class PostgresStore(Store):
         )
 
     def enqueue_by_copy(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+        if any(request.line is not None for request in requests):
+            return (yield from self._enqueue_limited(requests))
         yield self._statement(STAGE)
         yield replace(
             self._statement(COPY_STAGED),

@@ -45,6 +45,8 @@ class JobRow(NamedTuple):
     """The number of the last attempt in the history that was spent."""
     record_is_in_history: bool | None
     """Whether the attempt that holds the record ended in the history too (healed, dead)."""
+    throttled_due_at: datetime | None
+    throttled_attempts: int | None
 
 
 def job_status(row: JobRow) -> JobStatus:
@@ -59,7 +61,7 @@ def job_status(row: JobRow) -> JobStatus:
         max_attempts=row.max_attempts,
         idempotency_key=row.idempotency_key,
         created_at=row.created_at.astimezone(UTC),
-        due_at=_utc(row.run_at or row.ready_due_at or row.leased_due_at),
+        due_at=_utc(row.run_at or row.ready_due_at or row.throttled_due_at or row.leased_due_at),
         worker=row.worker,
         lease_expires_at=_utc(row.lease_expires_at),
         recorded_at=_utc(row.recorded_at),
@@ -74,11 +76,18 @@ def _state(row: JobRow) -> State:
         return State.DONE if outcome is Outcome.COMMITTED else State(outcome.value)
     if row.worker is not None:
         return State.LEASED
+    if row.throttled_due_at is not None:
+        return State.THROTTLED
     return State.READY if row.ready_due_at is not None else State.SCHEDULED
 
 
 def _attempts(row: JobRow) -> int:
-    for spent in (row.leased_attempt, row.ready_attempts, row.scheduled_attempts):
+    for spent in (
+        row.leased_attempt,
+        row.ready_attempts,
+        row.throttled_attempts,
+        row.scheduled_attempts,
+    ):
         if spent is not None:
             return spent
     ended = row.ended_attempt or 0

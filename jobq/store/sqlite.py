@@ -49,10 +49,11 @@ RETURNING last_id - :count, {NOW}
 
 INSERT_JOBS = """
 INSERT INTO jobq_jobs (shard, id, queue, task, args, priority, max_attempts, idempotency_key,
-                       created_at)
+                       created_at, line)
 SELECT :shard, :before + 1 + key, json_extract(value, '$.queue'), json_extract(value, '$.task'),
        json_extract(value, '$.args'), json_extract(value, '$.priority'),
-       json_extract(value, '$.max_attempts'), lower(hex(randomblob(16))), :now
+       json_extract(value, '$.max_attempts'), lower(hex(randomblob(16))), :now,
+       json_extract(value, '$.line')
 FROM json_each(:requests)
 """
 
@@ -60,7 +61,16 @@ INSERT_READY = """
 INSERT INTO jobq_ready (shard, queue, priority, due_at, job_id, task, attempts, token)
 SELECT :shard, json_extract(value, '$.queue'), json_extract(value, '$.priority'),
        json_extract(value, '$.due_at'), :before + 1 + key, json_extract(value, '$.task'), 0, 0
-FROM json_each(:requests) WHERE json_extract(value, '$.due_at') <= :now
+FROM json_each(:requests)
+WHERE json_extract(value, '$.due_at') <= :now AND json_extract(value, '$.line') IS NULL
+"""
+
+INSERT_THROTTLED = """
+INSERT INTO jobq_throttled (shard, line, priority, due_at, job_id, task, attempts, token)
+SELECT :shard, json_extract(value, '$.line'), json_extract(value, '$.priority'),
+       json_extract(value, '$.due_at'), :before + 1 + key, json_extract(value, '$.task'), 0, 0
+FROM json_each(:requests)
+WHERE json_extract(value, '$.due_at') <= :now AND json_extract(value, '$.line') IS NOT NULL
 """
 
 INSERT_SCHEDULED = """
@@ -79,7 +89,14 @@ INSERT INTO jobq_ready (shard, queue, priority, due_at, job_id, task, attempts, 
 SELECT job.shard, job.queue, job.priority, due.run_at, job.id, job.task, due.attempts, due.token
 FROM jobq_scheduled AS due JOIN jobq_jobs AS job ON job.shard = due.shard AND job.id = due.job_id
 WHERE due.shard = :shard AND due.job_id IN (SELECT value FROM json_each(:job_ids))
+  AND job.line IS NULL
 """
+
+THROTTLE = (
+    PROMOTE.replace("jobq_ready (shard, queue,", "jobq_throttled (shard, line,")
+    .replace("job.shard, job.queue,", "job.shard, job.line,")
+    .replace("job.line IS NULL", "job.line IS NOT NULL")
+)
 
 UNSCHEDULE = """
 DELETE FROM jobq_scheduled
@@ -239,7 +256,14 @@ FROM jobq_leases AS lease JOIN jobq_jobs AS job
 WHERE lease.shard = :shard AND (lease.job_id, lease.token) IN ({NAMED})
   AND NOT EXISTS (SELECT 1 FROM jobq_commit_records AS record
                   WHERE record.shard = lease.shard AND record.job_id = lease.job_id)
+  AND job.line IS NULL
 """
+
+RETURN_THROTTLED = (
+    RETURN_READY.replace("jobq_ready (shard, queue,", "jobq_throttled (shard, line,")
+    .replace("job.shard, job.queue,", "job.shard, job.line,")
+    .replace("job.line IS NULL", "job.line IS NOT NULL")
+)
 
 FATE = """
 SELECT record.outcome FROM jobq_jobs AS job
@@ -319,8 +343,11 @@ SELECT job.id, job.queue, job.task, job.args, job.priority, job.max_attempts,
        (SELECT max(attempt) FROM jobq_attempts
         WHERE shard = job.shard AND job_id = job.id AND outcome <> 'snoozed'),
        EXISTS (SELECT 1 FROM jobq_attempts
-               WHERE shard = job.shard AND job_id = job.id AND token = record.token)
+               WHERE shard = job.shard AND job_id = job.id AND token = record.token),
+       throttled.due_at, throttled.attempts
 FROM jobq_jobs AS job
+LEFT JOIN jobq_throttled AS throttled
+  ON throttled.shard = job.shard AND throttled.job_id = job.id
 LEFT JOIN jobq_scheduled AS scheduled
   ON scheduled.shard = job.shard AND scheduled.job_id = job.id
 LEFT JOIN jobq_ready AS ready
@@ -339,6 +366,7 @@ FROM jobq_attempts WHERE shard = :shard AND job_id = :job_id ORDER BY token
 COUNTS = """
 SELECT 'scheduled', count(*) FROM jobq_scheduled WHERE shard = :shard
 UNION ALL SELECT 'ready', count(*) FROM jobq_ready WHERE shard = :shard
+UNION ALL SELECT 'throttled', count(*) FROM jobq_throttled WHERE shard = :shard
 UNION ALL SELECT CASE WHEN record.outcome IS NULL THEN 'leased' ELSE 'committed' END, count(*)
     FROM jobq_leases AS lease LEFT JOIN jobq_commit_records AS record
       ON record.shard = lease.shard AND record.job_id = lease.job_id
@@ -373,11 +401,15 @@ class SqliteStore(Store):
                     "priority": r.priority,
                     "max_attempts": r.max_attempts,
                     "due_at": now + _ms(r.delay_s) if r.run_at is None else to_ms(r.run_at),
+                    "line": r.line,
                 }
                 for r in requests
             ]
         )
-        for template in (INSERT_JOBS, INSERT_READY, INSERT_SCHEDULED):
+        templates = [INSERT_JOBS, INSERT_READY, INSERT_SCHEDULED]
+        if any(request.line is not None for request in requests):
+            templates.append(INSERT_THROTTLED)
+        for template in templates:
             yield self._statement(template, requests=wanted, before=before, now=now)
         return list(range(before + 1, before + 1 + len(requests)))
 
@@ -386,6 +418,7 @@ class SqliteStore(Store):
         if rows:
             job_ids = json.dumps([job_id for (job_id,) in rows])
             yield self._statement(PROMOTE, job_ids=job_ids)
+            yield self._statement(THROTTLE, job_ids=job_ids)
             yield self._statement(UNSCHEDULE, job_ids=job_ids)
         return len(rows)
 
@@ -439,6 +472,7 @@ class SqliteStore(Store):
                 leased_due_at=_from_ms_or_none(rows[0][12]),
                 lease_expires_at=_from_ms_or_none(rows[0][15]),
                 recorded_at=_from_ms_or_none(rows[0][17]),
+                throttled_due_at=_from_ms_or_none(rows[0][20]),
             )
         )
 
@@ -557,6 +591,7 @@ class SqliteStore(Store):
 
     def _release(self, leases: Sequence[Lease]) -> Step[None]:
         yield self._statement(RETURN_READY, leases=_named(leases))
+        yield self._statement(RETURN_THROTTLED, leases=_named(leases))
         yield self._statement(DELETE_LEASES, leases=_named(leases))
 
     def _has_fate(self, job_id: int) -> Step[bool]:

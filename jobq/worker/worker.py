@@ -44,6 +44,7 @@ from jobq.store.step import Step
 from jobq.task import Task
 from jobq.worker.attempt import Attempt
 from jobq.worker.heartbeat import HeartbeatThread
+from jobq.worker.limited import LimitedLines
 from jobq.worker.maintenance import Pruner
 from jobq.worker.options import WorkerOptions
 from jobq.worker.prefetch import Prefetch
@@ -127,6 +128,7 @@ class Worker:
             options.prune_s,
         )
         self._cursor = ClaimCursor()
+        self._limited = LimitedLines(self._database.store, self.id, tasks, options)
         self._served = None if options.queues is None else frozenset(options.queues)
         self._queues = list(options.queues or ())
         self._fell_short = False
@@ -231,6 +233,8 @@ class Worker:
             self._settle_down()
             try:
                 await self._reconcile_when_due()
+                if self._limited.is_undeclared:
+                    await self._on_control(lambda: self._limited.declare(self._control))
                 if self._pruner.is_due:
                     await self._on_control(lambda: self._pruner.run(self._control))
                 await self._turn(self._work.room(self._prefetch.ahead))
@@ -262,6 +266,7 @@ class Worker:
         else:
             assert self._loop is not None
             pause_s = self.options.poll_s * random.uniform(1, 1.5)  # noqa: S311
+            pause_s = min(pause_s, self._limited.until_due_s())
             if not self._looked_from_head and self._work.room(self._prefetch.ahead) > 0:
                 # With its hands full it claims nothing, and would not so much as yield to the loop.
                 pause_s = min(pause_s, self._cursor.until_head_s(time.monotonic()))
@@ -343,7 +348,9 @@ class Worker:
             for claimed in turn.claimed
         )
         if limit > 0:
-            self._has_backlog = len(turn.claimed) == limit or self._fell_short
+            self._has_backlog = (
+                len(turn.claimed) == limit or self._fell_short or self._limited.until_due_s() <= 0
+            )
             if not turn.claimed:
                 self._busy_since_s = None
             elif self._busy_since_s is None:
@@ -411,11 +418,16 @@ class Worker:
         asked = len(self._queues)
         if not self._fell_short:
             asked = min(asked, max(limit, FEW_QUEUES))
+        limited: list[ClaimedJob] = []
+        if self._limited.is_served:
+            # Half of the room: neither kind of job is to keep the other from its turn.
+            half = limit // 2 + random.randint(0, limit % 2)  # noqa: S311
+            limited = yield from self._limited.claim(half)
         claim = Claim(
             worker=self.id,
             queues=random.sample(self._queues, asked),
             tasks=list(self._tasks),
-            limit=limit,
+            limit=limit - len(limited),
             lease_s=self.options.lease_s,
             since=self._cursor.since(began_s),
         )
@@ -423,10 +435,11 @@ class Worker:
             reports.returned,
             reports.committed,
             claim,
-            is_alone=not is_promoting and not is_looking,
+            is_alone=not is_promoting and not is_looking and not self._limited.is_served,
         )
-        self._fell_short = len(exchanged.claimed) < limit and asked < len(self._queues)
+        self._fell_short = len(exchanged.claimed) < claim.limit and asked < len(self._queues)
         self._cursor.advance(exchanged.claimed, began_s, time.monotonic())
+        exchanged.claimed.extend(limited)
         return exchanged
 
     def _send_singly(self, reports: Reports) -> Sent:

@@ -27,6 +27,10 @@ TABLES = (
     "attempts",
     "refusals",
     "workers",
+    "throttled",
+    "limits",
+    "limit_keys",
+    "slots",
 )
 CHURN = {
     "postgresql_with": {
@@ -84,6 +88,7 @@ def upgrade() -> None:
         column("max_attempts", small),
         column("idempotency_key", sa.String(36) if on_sqlite() else sa.Uuid()),
         column("created_at", instant),
+        column("line", text, null=True),
         check("jobs", "max_attempts", "max_attempts >= 1"),
         key=("id", "shard"),
     )
@@ -172,6 +177,44 @@ def upgrade() -> None:
         column("stopped_at", instant, null=True),
         key=("shard", "id"),
     )
+    create_table(
+        "throttled",
+        column("job_id", big),
+        shard(),
+        column("line", text),
+        column("priority", small),
+        column("due_at", instant),
+        column("task", text),
+        column("attempts", small),
+        column("token", big),
+        key=("job_id", "shard"),
+        **CHURN,
+    )
+    create_table(
+        "limits",
+        shard(),
+        column("name", text),
+        column("concurrency", sa.Integer(), null=True),
+        column("per_second", sa.Double(), null=True),
+        column("most_tokens", sa.Integer(), null=True),
+        key=("shard", "name"),
+    )
+    create_table(
+        "limit_keys",
+        shard(),
+        column("key", text),
+        column("tokens", sa.Double(), null=True),
+        column("counted_at", instant),
+        key=("shard", "key"),
+    )
+    create_table(
+        "slots",
+        shard(),
+        column("key", text),
+        column("job_id", big),
+        column("token", big),
+        key=("shard", "key", "job_id"),
+    )
     if on_sqlite():
         create_table("job_sequence", shard(), column("last_id", big), key=("shard",))
     else:
@@ -187,6 +230,7 @@ def upgrade() -> None:
     for name, table, columns in (
         ("jobq_scheduled_run_at_idx", "scheduled", ["run_at"]),
         ("jobq_leases_expiry_idx", "leases", ["lease_expires_at"]),
+        ("jobq_throttled_line_idx", "throttled", ["line", "priority", "due_at", "job_id"]),
     ):
         op.create_index(name, named(table), columns, schema=schema())
 

@@ -17,6 +17,7 @@ from jobq import InvalidArguments, Job, JobQueue, Retry, Snooze, State
 
 ROOT = Path(__file__).parents[2]
 BOUND_S = 30.0
+UNDER_WAY = (State.READY, State.THROTTLED, State.LEASED, State.COMMITTED)
 
 metadata = MetaData()
 ledger = Table("ledger", metadata, Column("order_id", Integer), Column("cents", Integer))
@@ -83,7 +84,7 @@ def drain(app: JobQueue) -> dict[State, int]:
         deadline_s = time.monotonic() + BOUND_S
         while True:
             counts = app.database.run(app.database.store.counts())
-            if not counts[State.READY] + counts[State.LEASED] + counts[State.COMMITTED]:
+            if not sum(counts[state] for state in UNDER_WAY):
                 return counts
             assert time.monotonic() < deadline_s, f"jobs are left after {BOUND_S} s: {counts}"
             time.sleep(0.02)
@@ -121,6 +122,13 @@ def test_handlers(names: dict[str, Any], app: JobQueue, engine: Engine) -> None:
     with engine.connect() as connection:
         charged = connection.execute(select(ledger).order_by(ledger.c.order_id)).all()
     assert charged == [(1, 5), (2, 200)]
+
+
+def test_limits(names: dict[str, Any], app: JobQueue) -> None:
+    run_page("docs/limits.md", examples("docs/limits.md"), names)
+
+    assert app.database.run(app.database.store.counts())[State.THROTTLED] == 1
+    assert drain(app)[State.DONE] == 1
 
 
 def test_retention(names: dict[str, Any], database_url: str) -> None:

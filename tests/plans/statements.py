@@ -96,6 +96,21 @@ STATEMENTS = (
         },
         sessions=ANYWHERE,
     ),
+    Hot(
+        "ENQUEUE_LIMITED",
+        {
+            "channel": "jobq.ready",
+            "tasks": TASKS[:2],
+            "args": ["{}", "{}"],
+            "queues": QUEUES[:2],
+            "priorities": [0, 0],
+            "max_attempts": [5, 5],
+            "run_ats": [None, None],
+            "delays_s": [0.0, 60.0],
+            "lines": ['["queue_0","mail"]'] * 2,
+        },
+        sessions=ANYWHERE,
+    ),
     Hot("PROMOTE", {"limit": BATCH}, all_of(SCHEDULED_DUE, SCHEDULED_KEY, JOB_KEY)),
     # One row for each queue; the head has no queue to begin after.
     Hot("READY_QUEUES", {}, all_of(by("ready", "ready_pkey"), by("ready", "ready_pkey", "queue"))),
