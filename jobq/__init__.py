@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         InvalidArguments,
         InvalidDatabaseURL,
         InvalidOption,
+        InvalidStep,
         InvalidTask,
         JobNotFound,
         JobqError,
@@ -45,6 +46,12 @@ if TYPE_CHECKING:
     from jobq.job import (
         Job,
         Snooze,
+    )
+    from jobq.protocol.outside import (
+        AmbiguousJob,
+        OutsideEffects,
+        RecordedStep,
+        Resolution,
     )
     from jobq.protocol.retention import (
         Retention,
@@ -75,6 +82,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyCommitted",
+    "AmbiguousJob",
     "ArgumentsTooLarge",
     "AttemptEnd",
     "DatabaseUnavailable",
@@ -85,6 +93,7 @@ __all__ = [
     "InvalidArguments",
     "InvalidDatabaseURL",
     "InvalidOption",
+    "InvalidStep",
     "InvalidTask",
     "Job",
     "JobHandle",
@@ -97,7 +106,10 @@ __all__ = [
     "MissingExtra",
     "NotMigrated",
     "Outcome",
+    "OutsideEffects",
+    "RecordedStep",
     "Refusal",
+    "Resolution",
     "Retention",
     "Retry",
     "SchemaTooNew",
@@ -128,6 +140,7 @@ _HOMES = {
     "InvalidArguments": "jobq.errors",
     "InvalidDatabaseURL": "jobq.errors",
     "InvalidOption": "jobq.errors",
+    "InvalidStep": "jobq.errors",
     "InvalidTask": "jobq.errors",
     "JobNotFound": "jobq.errors",
     "JobqError": "jobq.errors",
@@ -141,6 +154,10 @@ _HOMES = {
     "UnsupportedDatabase": "jobq.errors",
     "Job": "jobq.job",
     "Snooze": "jobq.job",
+    "AmbiguousJob": "jobq.protocol.outside",
+    "OutsideEffects": "jobq.protocol.outside",
+    "RecordedStep": "jobq.protocol.outside",
+    "Resolution": "jobq.protocol.outside",
     "Retention": "jobq.protocol.retention",
     "Retry": "jobq.protocol.retry",
     "AttemptEnd": "jobq.protocol.states",

@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
+from jobq.ambiguous import AmbiguousJobs
 from jobq.database.base import Database
 from jobq.database.caller import ASYNC_CONNECTIONS, run_in, run_in_async
 from jobq.database.open import open_database
@@ -26,11 +27,18 @@ from jobq.errors import InvalidOption, InvalidTask, JobNotFound
 from jobq.handler import inspect_handler
 from jobq.job import Job
 from jobq.models import DEFAULT_SCHEMA
+from jobq.protocol.outside import (
+    OutsideEffectsName,
+    RecordedStep,
+    check_boundary,
+    policy_of,
+)
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry
 from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus
 from jobq.store.base import Store
 from jobq.store.step import Step
+from jobq.store.steps import steps_of
 from jobq.task import (
     AsynchronousConnection,
     BlockingConnection,
@@ -95,6 +103,8 @@ class JobQueue:
         self._connections: Database | None = None
         self._is_checked = False
         self._opening = threading.RLock()
+        self.ambiguous = AmbiguousJobs(self)
+        """The jobs that wait for a person's decision."""
 
     # -- tasks
 
@@ -125,6 +135,7 @@ class JobQueue:
         max_attempts: int = 5,
         retry: Retry | None = None,
         keep: Retention | None = None,
+        outside_effects: OutsideEffectsName = "at_least_once",
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -137,6 +148,7 @@ class JobQueue:
         max_attempts: int = 5,
         retry: Retry | None = None,
         keep: Retention | None = None,
+        outside_effects: OutsideEffectsName = "at_least_once",
     ) -> Any:
         """Register a function as a task.
 
@@ -149,13 +161,16 @@ class JobQueue:
 
         `name`: what the database calls it, by default module and function name. `priority`:
         smaller runs first. `retry`: the backoff between attempts. `keep`: how long its jobs are
-        kept after their end; the queue's own `keep` when not given.
+        kept after their end; the queue's own `keep` when not given. `outside_effects`: what follows
+        when an attempt may have done something outside the database and nobody knows; see
+        `OutsideEffects`.
 
         Raises InvalidTask or InvalidOption.
         """
         options = Options(queue=queue, priority=priority, max_attempts=max_attempts)
         if name is not None:
             check_name("task", name)
+        policy = policy_of(outside_effects)
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
             named = name or _default_name(function)
@@ -165,8 +180,9 @@ class JobQueue:
                     "@app.task(name=...)"
                 )
             handler = inspect_handler(named, function)
+            check_boundary(named, policy, handler.effect_kind)
             task: Task[..., Any] = Task(
-                self, named, handler, options, retry or Retry(), keep or self.keep
+                self, named, handler, options, retry or Retry(), keep or self.keep, policy
             )
             self._tasks[named] = task
             return task
@@ -244,6 +260,10 @@ class JobQueue:
     def attempts(self, job_id: int) -> list[EndedAttempt]:
         """Return a job's failed, interrupted, expired and healed attempts, oldest first."""
         return self.database.run(self._store.attempts(job_id))
+
+    def steps(self, job_id: int) -> list[RecordedStep]:
+        """Return what the job's handler had recorded by `job.step`, oldest first."""
+        return self.database.run(steps_of(self._store.portable, job_id))
 
     def cancel(self, job_id: int) -> bool:
         """Record a job's fate as cancelled; return whether it was still open.

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from jobq.errors import InvalidOption
 from jobq.handler import Handler
+from jobq.protocol.outside import OutsideEffects
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry, check_delay
 from jobq.protocol.values import JobRequest, JobStatus
@@ -108,6 +109,7 @@ class Task(Generic[P, R]):
         options: Options,
         retry: Retry,
         keep: Retention,
+        outside_effects: OutsideEffects = OutsideEffects.AT_LEAST_ONCE,
     ) -> None:
         self.app = app
         self.name = name
@@ -115,6 +117,7 @@ class Task(Generic[P, R]):
         self.options = options
         self.retry = retry
         self.keep = keep
+        self.outside_effects = outside_effects
         self.__doc__ = handler.function.__doc__
 
     def __repr__(self) -> str:
@@ -149,7 +152,15 @@ class Task(Generic[P, R]):
         options = replace(
             self.options, **{name: value for name, value in changes.items() if value is not None}
         )
-        return Task(self.app, self.name, self.handler, options, self.retry, self.keep)
+        return Task(
+            self.app,
+            self.name,
+            self.handler,
+            options,
+            self.retry,
+            self.keep,
+            self.outside_effects,
+        )
 
     def request(self, *args: P.args, **kwargs: P.kwargs) -> JobRequest:
         """Return a job to be, for `JobQueue.enqueue_many`. Raises InvalidArguments."""

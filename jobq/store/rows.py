@@ -45,6 +45,7 @@ class JobRow(NamedTuple):
     """The number of the last attempt in the history that was spent."""
     record_is_in_history: bool | None
     """Whether the attempt that holds the record ended in the history too (healed, dead)."""
+    ambiguous_attempt: int | None
 
 
 def job_status(row: JobRow) -> JobStatus:
@@ -74,11 +75,18 @@ def _state(row: JobRow) -> State:
         return State.DONE if outcome is Outcome.COMMITTED else State(outcome.value)
     if row.worker is not None:
         return State.LEASED
+    if row.ambiguous_attempt is not None:
+        return State.AMBIGUOUS
     return State.READY if row.ready_due_at is not None else State.SCHEDULED
 
 
 def _attempts(row: JobRow) -> int:
-    for spent in (row.leased_attempt, row.ready_attempts, row.scheduled_attempts):
+    for spent in (
+        row.leased_attempt,
+        row.ready_attempts,
+        row.scheduled_attempts,
+        row.ambiguous_attempt,
+    ):
         if spent is not None:
             return spent
     ended = row.ended_attempt or 0

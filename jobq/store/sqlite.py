@@ -171,7 +171,7 @@ WHERE shard = :shard AND job_id IN (SELECT value FROM json_each(:job_ids))
 """
 
 LEASED = f"""
-SELECT lease.job_id, lease.token, lease.attempt, job.max_attempts, job.task
+SELECT lease.job_id, lease.token, lease.attempt, job.max_attempts, job.task, lease.begun_as
 FROM jobq_leases AS lease JOIN jobq_jobs AS job
   ON job.shard = lease.shard AND job.id = lease.job_id
 WHERE lease.shard = :shard AND (lease.job_id, lease.token) IN ({NAMED})
@@ -179,7 +179,7 @@ ORDER BY lease.job_id
 """
 
 EXPIRED = f"""
-SELECT lease.job_id, lease.token, lease.attempt, job.max_attempts, job.task
+SELECT lease.job_id, lease.token, lease.attempt, job.max_attempts, job.task, lease.begun_as
 FROM jobq_leases AS lease JOIN jobq_jobs AS job
   ON job.shard = lease.shard AND job.id = lease.job_id
 WHERE lease.shard = :shard AND lease.lease_expires_at <= {NOW}
@@ -300,6 +300,7 @@ OF_JOBS = "shard = :shard AND job_id IN (SELECT value FROM json_each(:job_ids))"
 DELETE_RECORDS = f"DELETE FROM jobq_commit_records WHERE {OF_JOBS}"
 DELETE_ATTEMPTS = f"DELETE FROM jobq_attempts WHERE {OF_JOBS}"
 DELETE_REFUSALS = f"DELETE FROM jobq_refusals WHERE {OF_JOBS}"
+DELETE_STEPS = f"DELETE FROM jobq_steps WHERE {OF_JOBS}"
 DELETE_JOBS = """
 DELETE FROM jobq_jobs WHERE shard = :shard AND id IN (SELECT value FROM json_each(:job_ids))
 """
@@ -319,7 +320,8 @@ SELECT job.id, job.queue, job.task, job.args, job.priority, job.max_attempts,
        (SELECT max(attempt) FROM jobq_attempts
         WHERE shard = job.shard AND job_id = job.id AND outcome <> 'snoozed'),
        EXISTS (SELECT 1 FROM jobq_attempts
-               WHERE shard = job.shard AND job_id = job.id AND token = record.token)
+               WHERE shard = job.shard AND job_id = job.id AND token = record.token),
+       ambiguous.attempt
 FROM jobq_jobs AS job
 LEFT JOIN jobq_scheduled AS scheduled
   ON scheduled.shard = job.shard AND scheduled.job_id = job.id
@@ -328,6 +330,8 @@ LEFT JOIN jobq_ready AS ready
  AND ready.job_id = job.id
 LEFT JOIN jobq_leases AS lease ON lease.shard = job.shard AND lease.job_id = job.id
 LEFT JOIN jobq_commit_records AS record ON record.shard = job.shard AND record.job_id = job.id
+LEFT JOIN jobq_ambiguous AS ambiguous
+  ON ambiguous.shard = job.shard AND ambiguous.job_id = job.id
 WHERE job.shard = :shard AND job.id = :job_id
 """
 
@@ -339,6 +343,7 @@ FROM jobq_attempts WHERE shard = :shard AND job_id = :job_id ORDER BY token
 COUNTS = """
 SELECT 'scheduled', count(*) FROM jobq_scheduled WHERE shard = :shard
 UNION ALL SELECT 'ready', count(*) FROM jobq_ready WHERE shard = :shard
+UNION ALL SELECT 'ambiguous', count(*) FROM jobq_ambiguous WHERE shard = :shard
 UNION ALL SELECT CASE WHEN record.outcome IS NULL THEN 'leased' ELSE 'committed' END, count(*)
     FROM jobq_leases AS lease LEFT JOIN jobq_commit_records AS record
       ON record.shard = lease.shard AND record.job_id = lease.job_id
@@ -598,7 +603,13 @@ class SqliteStore(Store):
 
     def _delete_jobs(self, job_ids: Sequence[int]) -> Step[None]:
         named = json.dumps(list(job_ids))
-        for template in (DELETE_RECORDS, DELETE_ATTEMPTS, DELETE_REFUSALS, DELETE_JOBS):
+        for template in (
+            DELETE_RECORDS,
+            DELETE_ATTEMPTS,
+            DELETE_REFUSALS,
+            DELETE_STEPS,
+            DELETE_JOBS,
+        ):
             yield self._statement(template, job_ids=named)
 
     def _statement(self, sql: str, **params: object) -> Statement:

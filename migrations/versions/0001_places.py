@@ -27,6 +27,8 @@ TABLES = (
     "attempts",
     "refusals",
     "workers",
+    "steps",
+    "ambiguous",
 )
 CHURN = {
     "postgresql_with": {
@@ -119,6 +121,7 @@ def upgrade() -> None:
         column("due_at", instant),
         column("acquired_at", instant),
         column("lease_expires_at", instant),
+        column("begun_as", text, null=True),
         key=("job_id", "shard"),
         **CHURN,
     )
@@ -171,6 +174,25 @@ def upgrade() -> None:
         column("seen_at", instant),
         column("stopped_at", instant, null=True),
         key=("shard", "id"),
+    )
+    create_table(
+        "steps",
+        column("job_id", big),
+        shard(),
+        column("name", text),
+        column("token", big),
+        column("result", text),
+        column("recorded_at", instant),
+        key=("job_id", "shard", "name"),
+    )
+    create_table(
+        "ambiguous",
+        column("job_id", big),
+        shard(),
+        column("token", big),
+        column("attempt", small),
+        column("parked_at", instant),
+        key=("job_id", "shard"),
     )
     if on_sqlite():
         create_table("job_sequence", shard(), column("last_id", big), key=("shard",))
