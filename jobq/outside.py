@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from jobq.database.base import Database
-from jobq.errors import DatabaseUnavailable, InvalidStep, LeaseLost, Refusal
+from jobq.errors import DatabaseUnavailable, InvalidStep, LeaseLost
 from jobq.protocol.outside import OutsideEffects, StepResult, check_step_name, step_key
 from jobq.protocol.values import ClaimedJob
 from jobq.store.step import Step
@@ -50,13 +50,13 @@ class Outside:
 
         Raises LeaseLost, AlreadyCommitted or DatabaseUnavailable.
         """
-        with self._noticing():
-            self._insist(lambda: begin(self._portable, self._lease, policy))
+        self._check_lease()
+        self._insist(lambda: begin(self._portable, self._lease, policy))
 
     async def begin_async(self, policy: OutsideEffects) -> None:
         """`begin` for asyncio."""
-        with self._noticing():
-            await self._insist_async(lambda: begin(self._portable, self._lease, policy))
+        self._check_lease()
+        await self._insist_async(lambda: begin(self._portable, self._lease, policy))
 
     # -- steps
 
@@ -139,8 +139,8 @@ class Outside:
                 f"result: give each step a name of its own, as in f'{name} {{item}}'"
             )
         try:
-            with self._noticing():
-                yield
+            self._check_lease()
+            yield
         except BaseException:
             del self._names[name]  # it has no result: the handler may try again
             raise
@@ -158,16 +158,9 @@ class Outside:
                 "again after a crash. Run it before job.commit(), or enqueue a job for it inside"
             )
 
-    @contextmanager
-    def _noticing(self) -> Iterator[None]:
-        """Whatever the handler does with a refusal, the worker learns of it."""
-        try:
-            if self._fate.is_lease_lost:  # by the heartbeat: no need to ask the database
-                raise LeaseLost(self._lease.job_id, self._lease.token)
-            yield
-        except Refusal as refusal:
-            self._fate.refusal = refusal
-            raise
+    def _check_lease(self) -> None:
+        if self._fate.is_lease_lost:  # by the heartbeat: no need to ask the database
+            raise LeaseLost(self._lease.job_id, self._lease.token)
 
     def _insist(self, step: Callable[[], Step[T]]) -> T:
         deadline_s = time.monotonic() + INSIST_FOR_S
