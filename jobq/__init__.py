@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         InvalidArguments,
         InvalidDatabaseURL,
         InvalidOption,
+        InvalidStep,
         InvalidTask,
         JobNotFound,
         JobqError,
@@ -48,6 +49,12 @@ if TYPE_CHECKING:
     )
     from jobq.protocol.limits import (
         Limit,
+    )
+    from jobq.protocol.outside import (
+        AmbiguousJob,
+        OutsideEffects,
+        RecordedStep,
+        Resolution,
     )
     from jobq.protocol.retention import (
         Retention,
@@ -78,6 +85,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyCommitted",
+    "AmbiguousJob",
     "ArgumentsTooLarge",
     "AttemptEnd",
     "DatabaseUnavailable",
@@ -88,6 +96,7 @@ __all__ = [
     "InvalidArguments",
     "InvalidDatabaseURL",
     "InvalidOption",
+    "InvalidStep",
     "InvalidTask",
     "Job",
     "JobHandle",
@@ -101,7 +110,10 @@ __all__ = [
     "MissingExtra",
     "NotMigrated",
     "Outcome",
+    "OutsideEffects",
+    "RecordedStep",
     "Refusal",
+    "Resolution",
     "Retention",
     "Retry",
     "SchemaTooNew",
@@ -132,6 +144,7 @@ _HOMES = {
     "InvalidArguments": "jobq.errors",
     "InvalidDatabaseURL": "jobq.errors",
     "InvalidOption": "jobq.errors",
+    "InvalidStep": "jobq.errors",
     "InvalidTask": "jobq.errors",
     "JobNotFound": "jobq.errors",
     "JobqError": "jobq.errors",
@@ -146,6 +159,10 @@ _HOMES = {
     "Job": "jobq.job",
     "Snooze": "jobq.job",
     "Limit": "jobq.protocol.limits",
+    "AmbiguousJob": "jobq.protocol.outside",
+    "OutsideEffects": "jobq.protocol.outside",
+    "RecordedStep": "jobq.protocol.outside",
+    "Resolution": "jobq.protocol.outside",
     "Retention": "jobq.protocol.retention",
     "Retry": "jobq.protocol.retry",
     "AttemptEnd": "jobq.protocol.states",

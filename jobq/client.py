@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
+from jobq.ambiguous import AmbiguousJobs
 from jobq.database.base import Database
 from jobq.database.caller import ASYNC_CONNECTIONS, run_in, run_in_async
 from jobq.database.open import open_database
@@ -27,11 +28,18 @@ from jobq.handler import inspect_handler
 from jobq.job import Job
 from jobq.models import DEFAULT_SCHEMA
 from jobq.protocol.limits import Limit
+from jobq.protocol.outside import (
+    OutsideEffectsName,
+    RecordedStep,
+    check_boundary,
+    policy_of,
+)
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry
 from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus
 from jobq.store.base import Store
 from jobq.store.step import Step
+from jobq.store.steps import steps_of
 from jobq.task import (
     AsynchronousConnection,
     BlockingConnection,
@@ -97,6 +105,8 @@ class JobQueue:
         self._connections: Database | None = None
         self._is_checked = False
         self._opening = threading.RLock()
+        self.ambiguous = AmbiguousJobs(self)
+        """The jobs that wait for a person's decision."""
 
     # -- tasks
 
@@ -128,6 +138,7 @@ class JobQueue:
         retry: Retry | None = None,
         keep: Retention | None = None,
         limits: Sequence[Limit] = (),
+        outside_effects: OutsideEffectsName = "at_least_once",
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -141,6 +152,7 @@ class JobQueue:
         retry: Retry | None = None,
         keep: Retention | None = None,
         limits: Sequence[Limit] = (),
+        outside_effects: OutsideEffectsName = "at_least_once",
     ) -> Any:
         """Register a function as a task.
 
@@ -154,13 +166,16 @@ class JobQueue:
         `name`: what the database calls it, by default module and function name. `priority`:
         smaller runs first. `retry`: the backoff between attempts. `keep`: how long its jobs are
         kept after their end; the queue's own `keep` when not given. `limits`: how many run at once
-        and how often they begin, wherever they run; see `Limit`.
+        and how often they begin, wherever they run; see `Limit`. `outside_effects`: what follows
+        when an attempt may have done something outside the database and nobody knows; see
+        `OutsideEffects`.
 
         Raises InvalidTask or InvalidOption.
         """
         options = Options(queue=queue, priority=priority, max_attempts=max_attempts)
         if name is not None:
             check_name("task", name)
+        policy = policy_of(outside_effects)
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
             named = name or _default_name(function)
@@ -173,14 +188,16 @@ class JobQueue:
             for limit in limits:
                 self._declare(limit)
                 handler.arguments.check_names(f"limit {limit.name!r}", limit.by)
+            check_boundary(named, policy, handler.effect_kind)
             task: Task[..., Any] = Task(
                 self,
                 named,
                 handler,
                 options,
-                retry or Retry(),
-                keep or self.keep,
-                limits,
+                retry=retry or Retry(),
+                keep=keep or self.keep,
+                limits=limits,
+                outside_effects=policy,
             )
             self._tasks[named] = task
             return task
@@ -265,6 +282,10 @@ class JobQueue:
     def attempts(self, job_id: int) -> list[EndedAttempt]:
         """Return a job's failed, interrupted, expired and healed attempts, oldest first."""
         return self.database.run(self._store.attempts(job_id))
+
+    def steps(self, job_id: int) -> list[RecordedStep]:
+        """Return what the job's handler had recorded by `job.step`, oldest first."""
+        return self.database.run(steps_of(self._store.portable, job_id))
 
     def cancel(self, job_id: int) -> bool:
         """Record a job's fate as cancelled; return whether it was still open.

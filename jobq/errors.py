@@ -93,6 +93,14 @@ class UnreadableArguments(JobqError):
     """
 
 
+class InvalidStep(JobqError):
+    """`job.step` was called where or as it cannot be: its name is taken, a boundary is open, or
+    its result cannot be recorded as JSON, or no longer be read.
+
+    Raised inside the attempt, which fails like any other unless the handler catches it.
+    """
+
+
 class JobNotFound(JobqError):
     """No job has this id: it was never enqueued, its transaction rolled back, or it was pruned."""
 

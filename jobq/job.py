@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast, overload
 from uuid import UUID
@@ -15,10 +16,12 @@ from sqlalchemy.orm import Session
 from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.errors import InvalidTask, LeaseLost, Refusal
+from jobq.outside import Outside
 from jobq.protocol.retry import check_delay
 from jobq.protocol.values import ClaimedJob, Lease
 
 C = TypeVar("C")
+R = TypeVar("R")
 S = TypeVar("S")
 A = TypeVar("A")
 
@@ -112,6 +115,52 @@ class Job:
         let them pass. Raises InvalidTask inside a boundary that is open already.
         """
         return CommitBoundary(self._database, self._claimed.lease, self._fate, kind)
+
+    # -- effects outside the database: see docs/outside-effects.md
+
+    @cached_property
+    def _outside(self) -> Outside:
+        return Outside(self._claimed, self._database, self._fate)
+
+    def step(self, name: str, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+        """Run `function(*args, **kwargs)` once for the job, and give its result. Blocks.
+
+            receipt = job.step("charge", payments.charge, order_id, cents)
+
+        The result is recorded under `name` as JSON, at once, in a transaction of its own. A later
+        attempt is given what is recorded and does not run the function. It runs again only when an
+        attempt ended after the function began and before its result was recorded; so give the
+        service the step's key: a function with a parameter `idempotency_key` receives it, a UUID
+        that is the same for every attempt. What comes back is what JSON made of the result, read
+        by the function's return annotation.
+
+        Raises InvalidStep when the name was used in this attempt, inside an open commit boundary
+        or after it, or when JSON cannot hold the result (of at most 256 KiB). Raises LeaseLost or
+        AlreadyCommitted, which are no `Exception`, when this attempt may change nothing any more;
+        whatever the function raises, with nothing recorded; DatabaseUnavailable when the database
+        stays away.
+        """
+        result: R = self._outside.step(name, function, args, kwargs)
+        return result
+
+    @overload
+    async def astep(
+        self, name: str, function: Callable[..., Awaitable[R]], /, *args: Any, **kwargs: Any
+    ) -> R: ...
+    @overload
+    async def astep(
+        self, name: str, function: Callable[..., R], /, *args: Any, **kwargs: Any
+    ) -> R: ...
+    async def astep(
+        self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """`step` for `async def` handlers: what the function returns is awaited if it can be."""
+        return await self._outside.step_async(name, function, args, kwargs)
+
+    def step_key(self, name: str) -> UUID:
+        """The idempotency key of the step of this name, derived from the job's. Raises
+        InvalidStep."""
+        return self._outside.key(name)
 
 
 class Snooze(Exception):

@@ -171,6 +171,9 @@ class Lease(Base):
     due_at: Mapped[datetime] = mapped_column(Instant)
     acquired_at: Mapped[datetime] = mapped_column(Instant)
     lease_expires_at: Mapped[datetime] = mapped_column(Instant)
+    begun_as: Mapped[str | None] = mapped_column(Text)
+    """The task's policy for outside effects, once its handler has begun: whoever ends the lease
+    may not know the task. Not indexed, so that to set it moves no index entry."""
 
 
 class CommitRecord(Base):
@@ -319,6 +322,33 @@ class Slot(Base):
     token: Mapped[int] = mapped_column(BigInteger)
 
 
+class Step(Base):
+    """A result that a handler had recorded under a name, once, for later attempts to find."""
+
+    __tablename__ = "steps"
+
+    job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    token: Mapped[int] = mapped_column(BigInteger)
+    # Text, not json: what was recorded is what a later attempt gets.
+    result: Mapped[str] = mapped_column(Text)
+    recorded_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class Ambiguous(Base):
+    """A job that waits for a person: its attempt began outside effects, and how it ended is not
+    known. The attempt itself is in `attempts`, under the same token."""
+
+    __tablename__ = "ambiguous"
+
+    job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
+    token: Mapped[int] = mapped_column(BigInteger)
+    attempt: Mapped[int] = mapped_column(SmallInteger)
+    parked_at: Mapped[datetime] = mapped_column(Instant)
+
+
 def metadata_for(backend: str, schema: str = DEFAULT_SCHEMA) -> MetaData:
     """The tables as they stand on `backend` ("postgresql" or "sqlite"), for Alembic to compare."""
     metadata = MetaData(naming_convention=Base.metadata.naming_convention)
@@ -342,6 +372,7 @@ def tables_for(backend: str, schema: str = DEFAULT_SCHEMA) -> dict[str, Table]:
 __all__ = [
     "DEFAULT_SCHEMA",
     "SQLITE_PREFIX",
+    "Ambiguous",
     "Attempt",
     "Base",
     "CommitRecord",
@@ -356,6 +387,7 @@ __all__ = [
     "RefusedAttempt",
     "Scheduled",
     "Slot",
+    "Step",
     "Throttled",
     "Worker",
     "metadata_for",

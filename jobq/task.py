@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Coroutine, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session, scoped_session
 from jobq.errors import InvalidOption
 from jobq.handler import Handler
 from jobq.protocol.limits import Limit, line_of
+from jobq.protocol.outside import OutsideEffects
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry, check_delay
 from jobq.protocol.values import JobRequest, JobStatus
@@ -107,9 +109,11 @@ class Task(Generic[P, R]):
         name: str,
         handler: Handler,
         options: Options,
+        *,
         retry: Retry,
         keep: Retention,
         limits: Sequence[Limit] = (),
+        outside_effects: OutsideEffects = OutsideEffects.AT_LEAST_ONCE,
     ) -> None:
         self.app = app
         self.name = name
@@ -118,6 +122,7 @@ class Task(Generic[P, R]):
         self.retry = retry
         self.keep = keep
         self.limits = tuple(limits)
+        self.outside_effects = outside_effects
         self.__doc__ = handler.function.__doc__
 
     def __repr__(self) -> str:
@@ -152,7 +157,9 @@ class Task(Generic[P, R]):
         options = replace(
             self.options, **{name: value for name, value in changes.items() if value is not None}
         )
-        return Task(self.app, self.name, self.handler, options, self.retry, self.keep, self.limits)
+        task = copy(self)
+        task.options = options
+        return task
 
     def request(self, *args: P.args, **kwargs: P.kwargs) -> JobRequest:
         """Return a job to be, for `JobQueue.enqueue_many`. Raises InvalidArguments."""

@@ -14,18 +14,22 @@ from jobq.failure_modes.shop import Shop
 # asking each of them about each job takes 20 seconds for 15,000 jobs. A row without a job is the
 # next query's business.
 ONE_PLACE = """
-SELECT id, sum(in_scheduled), sum(in_ready), sum(in_leases), sum(in_records) FROM (
-    SELECT id, 1 AS is_job, 0 AS in_scheduled, 0 AS in_ready, 0 AS in_leases, 0 AS in_records
+SELECT id, sum(in_scheduled), sum(in_ready), sum(in_leases), sum(in_records), sum(in_ambiguous)
+FROM (
+    SELECT id, 1 AS is_job, 0 AS in_scheduled, 0 AS in_ready, 0 AS in_leases, 0 AS in_records,
+           0 AS in_ambiguous
     FROM jobq.jobs
-    UNION ALL SELECT job_id, 0, 1, 0, 0, 0 FROM jobq.scheduled
-    UNION ALL SELECT job_id, 0, 0, 1, 0, 0 FROM jobq.ready
-    UNION ALL SELECT job_id, 0, 0, 1, 0, 0 FROM jobq.throttled
-    UNION ALL SELECT lease.job_id, 0, 0, 0, 1, 0 FROM jobq.leases AS lease
+    UNION ALL SELECT job_id, 0, 1, 0, 0, 0, 0 FROM jobq.scheduled
+    UNION ALL SELECT job_id, 0, 0, 1, 0, 0, 0 FROM jobq.ready
+    UNION ALL SELECT job_id, 0, 0, 1, 0, 0, 0 FROM jobq.throttled
+    UNION ALL SELECT job_id, 0, 0, 0, 0, 0, 1 FROM jobq.ambiguous
+    UNION ALL SELECT lease.job_id, 0, 0, 0, 1, 0, 0 FROM jobq.leases AS lease
         LEFT JOIN jobq.commit_records AS record ON record.job_id = lease.job_id
         WHERE record.job_id IS NULL
-    UNION ALL SELECT job_id, 0, 0, 0, 0, 1 FROM jobq.commit_records) AS places
+    UNION ALL SELECT job_id, 0, 0, 0, 0, 1, 0 FROM jobq.commit_records) AS places
 GROUP BY id
-HAVING sum(is_job) = 1 AND sum(in_scheduled + in_ready + in_leases + in_records) <> 1
+HAVING sum(is_job) = 1
+   AND sum(in_scheduled + in_ready + in_leases + in_records + in_ambiguous) <> 1
 """
 
 NO_PLACE_WITHOUT_A_JOB = """
@@ -36,7 +40,9 @@ SELECT place, job_id FROM (
     UNION ALL SELECT 'leases', job_id FROM jobq.leases
     UNION ALL SELECT 'commit_records', job_id FROM jobq.commit_records
     UNION ALL SELECT 'attempts', job_id FROM jobq.attempts
-    UNION ALL SELECT 'refusals', job_id FROM jobq.refusals) AS places
+    UNION ALL SELECT 'refusals', job_id FROM jobq.refusals
+    UNION ALL SELECT 'ambiguous', job_id FROM jobq.ambiguous
+    UNION ALL SELECT 'steps', job_id FROM jobq.steps) AS places
 WHERE job_id NOT IN (SELECT id FROM jobq.jobs)
 """
 
@@ -47,6 +53,7 @@ SELECT place, job_id, spent FROM (
     UNION ALL SELECT 'ready', job_id, attempts, 1 FROM jobq.ready
     UNION ALL SELECT 'throttled', job_id, attempts, 1 FROM jobq.throttled
     UNION ALL SELECT 'leases', job_id, attempt, 0 FROM jobq.leases
+    UNION ALL SELECT 'ambiguous', job_id, attempt, 0 FROM jobq.ambiguous
     UNION ALL SELECT 'attempts', job_id, attempt, 0 FROM jobq.attempts) AS places
 JOIN jobq.jobs AS jobs ON jobs.id = places.job_id
 WHERE spent + needed > jobs.max_attempts OR spent < 0
@@ -59,6 +66,7 @@ SELECT place, places.job_id, places.token, history.token FROM (
     UNION ALL SELECT 'ready', job_id, token FROM jobq.ready
     UNION ALL SELECT 'throttled', job_id, token FROM jobq.throttled
     UNION ALL SELECT 'leases', job_id, token - 1 FROM jobq.leases
+    UNION ALL SELECT 'ambiguous', job_id, token FROM jobq.ambiguous
     UNION ALL SELECT 'commit_records', job_id, token FROM jobq.commit_records) AS places
 JOIN jobq.attempts AS history ON history.job_id = places.job_id
 WHERE history.token > places.token

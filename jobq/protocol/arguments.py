@@ -54,7 +54,7 @@ class Arguments:
             self._struct = msgspec.defstruct(
                 "Arguments", fields, kw_only=True, forbid_unknown_fields=True
             )
-            self._decoder = msgspec.json.Decoder(self._struct, dec_hook=_from_json)
+            self._decoder = msgspec.json.Decoder(self._struct, dec_hook=from_json)
         except (TypeError, ValueError) as error:
             raise InvalidTask(
                 f"task {task!r}: its parameters' types cannot be read from JSON ({error})"
@@ -76,7 +76,7 @@ class Arguments:
             ) from error
         try:
             plain = msgspec.to_builtins(
-                given, str_keys=True, builtin_types=_BINARY, enc_hook=_to_json
+                given, str_keys=True, builtin_types=_BINARY, enc_hook=to_json
             )
             for name, value in plain.items():
                 self._refuse_unstorable(value, name)
@@ -111,7 +111,7 @@ class Arguments:
         """Return what a stored job's arguments are as JSON, those left out at their defaults."""
         return {
             **{
-                p.name: msgspec.to_builtins(p.default, str_keys=True, enc_hook=_to_json)
+                p.name: msgspec.to_builtins(p.default, str_keys=True, enc_hook=to_json)
                 for p in self._signature.parameters.values()
                 if p.default is not p.empty
             },
@@ -194,14 +194,14 @@ def _shown(value: object) -> str:
     return shown
 
 
-def _to_json(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Models of pydantic's kind, without importing pydantic."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__qualname__} objects have no JSON form")
 
 
-def _from_json(wanted: Any, value: Any) -> Any:
+def from_json(wanted: Any, value: Any) -> Any:
     if wanted is object:
         return value  # what strict typing writes for Any
     if hasattr(wanted, "model_validate"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from jobq.protocol.outside import OutsideEffects
 from jobq.protocol.states import AttemptEnd, Outcome
 from jobq.protocol.values import AttemptError, LeasedAttempt, Record, Recovered
 
@@ -14,13 +15,16 @@ EXPIRED = AttemptError(
     traceback="",
 )
 
+NOT_REPEATED = "not repeated: the task's outside effects happen at most once, and it had begun"
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How one leased attempt leaves its lease.
 
     The lease is removed in every case. With `retry_delay_s` the job waits in `scheduled`; when
-    it `is_dead` its fate is recorded; with neither its fate was recorded before.
+    it `is_dead` its fate is recorded; when it `is_parked` it waits in `ambiguous`; with none of
+    them its fate was recorded before.
     """
 
     attempt: LeasedAttempt
@@ -28,6 +32,7 @@ class Ending:
     error: AttemptError | None
     retry_delay_s: float | None
     is_dead: bool
+    is_parked: bool = False
 
     @property
     def attempts_spent(self) -> int:
@@ -52,10 +57,19 @@ def ending_of(
         return Ending(attempt, AttemptEnd.HEALED, None, None, is_dead=False)
     if record is not None:
         return Ending(attempt, end, error, None, is_dead=False)
+    if attempt.begun_as is not None and end is not AttemptEnd.SNOOZED:
+        # Only the handler's own word, a snooze, has a begun attempt repeated.
+        if attempt.begun_as == OutsideEffects.ASK:
+            return Ending(attempt, end, error, None, is_dead=False, is_parked=True)
+        return Ending(attempt, end, error and _not_repeated(error), None, is_dead=True)
     is_last = attempt.attempt >= attempt.max_attempts and end is not AttemptEnd.SNOOZED
     if retry_delay_s is None or is_last:
         return Ending(attempt, end, error, None, is_dead=True)
     return Ending(attempt, end, error, retry_delay_s, is_dead=False)
+
+
+def _not_repeated(error: AttemptError) -> AttemptError:
+    return replace(error, message=f"{error.message}; {NOT_REPEATED}")
 
 
 def recovered(endings: Iterable[Ending]) -> Recovered:
@@ -63,7 +77,11 @@ def recovered(endings: Iterable[Ending]) -> Recovered:
     healed: list[int] = []
     retried: list[int] = []
     dead: list[int] = []
+    parked: list[int] = []
     for ending in endings:
-        kind = dead if ending.is_dead else healed if ending.retry_delay_s is None else retried
+        if ending.is_parked:
+            kind = parked
+        else:
+            kind = dead if ending.is_dead else healed if ending.retry_delay_s is None else retried
         kind.append(ending.attempt.lease.job_id)
-    return Recovered(tuple(healed), tuple(retried), tuple(dead))
+    return Recovered(tuple(healed), tuple(retried), tuple(dead), tuple(parked))

@@ -15,6 +15,8 @@ class State(StrEnum):
     LEASED = "leased"
     COMMITTED = "committed"
     """The commit record exists and the lease is still there: the reconciler may finalize it."""
+    AMBIGUOUS = "ambiguous"
+    """An attempt began outside effects and nobody knows how it ended: a person is asked."""
     DONE = "done"
     DEAD = "dead"
     CANCELLED = "cancelled"

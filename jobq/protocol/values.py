@@ -121,6 +121,9 @@ class LeasedAttempt:
     attempt: int
     max_attempts: int
     task: str
+    begun_as: str | None = None
+    """The task's policy for outside effects, once its handler has begun; None before, and for
+    tasks that are simply run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +178,12 @@ class Recovered:
     """Committed but not finalized: now done, without running the handler again."""
     retried: tuple[int, ...] = ()
     dead: tuple[int, ...] = ()
+    parked: tuple[int, ...] = ()
+    """Begun, with a policy to ask: now ambiguous."""
 
     @property
     def total(self) -> int:
-        return len(self.healed) + len(self.retried) + len(self.dead)
+        return len(self.healed) + len(self.retried) + len(self.dead) + len(self.parked)
 
 
 @dataclass(frozen=True, slots=True)

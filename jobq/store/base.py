@@ -34,6 +34,7 @@ from jobq.protocol.values import (
     RefusedReport,
     Reported,
 )
+from jobq.store.ambiguous import park, unpark
 from jobq.store.limits import leave_line
 from jobq.store.portable import Portable
 from jobq.store.step import Step
@@ -196,7 +197,7 @@ class Store(ABC):
         leases = list(reported)
         locked = yield from self._lock(leases, skip_locked=True)
         records = yield from self._records(leases)
-        yield from self._end(
+        yield from self._conclude(
             [
                 ending_of(
                     attempt,
@@ -257,8 +258,13 @@ class Store(ABC):
             )
             for attempt in expired
         ]
-        yield from self._end(endings)
+        yield from self._conclude(endings)
         return recovered(endings)
+
+    def _conclude(self, endings: Sequence[Ending]) -> Step[None]:
+        if any(ending.is_parked for ending in endings):
+            yield from park(self.portable, [one.attempt for one in endings if one.is_parked])
+        yield from self._end(endings)
 
     def cancel(self, job_id: int) -> Step[bool]:
         """Record the job's fate as cancelled; return whether it was still open.
@@ -273,6 +279,8 @@ class Store(ABC):
             token = yield from self._hold_place(job_id)
             if token is None:
                 token = yield from leave_line(self.portable, job_id)
+            if token is None:
+                token = yield from unpark(self.portable, job_id)
             if token is not None:
                 return (yield from self._insert_cancelled(Lease(job_id, token)))
         raise JobqError(
@@ -417,7 +425,7 @@ class Store(ABC):
 
     @abstractmethod
     def _delete_jobs(self, job_ids: Sequence[int]) -> Step[None]:
-        """Delete the jobs, their records, attempts and refusals."""
+        """Delete the jobs, their records, attempts, refusals and steps."""
 
 
 def _commit_of(lease: Lease) -> Record:

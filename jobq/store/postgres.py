@@ -315,9 +315,9 @@ WITH named AS MATERIALIZED (
     SELECT * FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
     ORDER BY job_id
 )
-SELECT lease.job_id, lease.token, lease.attempt, jobs.max_attempts, jobs.task
+SELECT lease.job_id, lease.token, lease.attempt, jobs.max_attempts, jobs.task, lease.begun_as
 FROM named CROSS JOIN LATERAL (
-    SELECT job_id, token, attempt FROM {schema}.leases
+    SELECT job_id, token, attempt, begun_as FROM {schema}.leases
     WHERE shard = %(shard)s AND job_id = named.job_id AND token = named.token
     FOR UPDATE) AS lease
 CROSS JOIN LATERAL (
@@ -331,9 +331,9 @@ LOCK_LEASES_FREE = LOCK_LEASES.replace("FOR UPDATE", "FOR UPDATE SKIP LOCKED")
 # someone else's business. Nothing is decided here; the records are read by the next statement.
 # `shard + 0`: see PROMOTE.
 LOCK_EXPIRED = """
-SELECT lease.job_id, lease.token, lease.attempt, jobs.max_attempts, jobs.task
+SELECT lease.job_id, lease.token, lease.attempt, jobs.max_attempts, jobs.task, lease.begun_as
 FROM (
-    SELECT job_id, token, attempt FROM {schema}.leases
+    SELECT job_id, token, attempt, begun_as FROM {schema}.leases
     WHERE shard + 0 = %(shard)s AND lease_expires_at <= statement_timestamp()
     ORDER BY lease_expires_at LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED) AS lease
@@ -502,6 +502,9 @@ WITH fate AS (
 ), audit AS (
     DELETE FROM {schema}.refusals
     WHERE shard = %(shard)s AND job_id = ANY (%(job_ids)s::bigint[])
+), remembered AS (
+    DELETE FROM {schema}.steps
+    WHERE shard = %(shard)s AND job_id = ANY (%(job_ids)s::bigint[])
 )
 DELETE FROM {schema}.jobs WHERE shard = %(shard)s AND id = ANY (%(job_ids)s::bigint[])
 """
@@ -525,7 +528,7 @@ SELECT jobs.id, jobs.queue, jobs.task, jobs.args::text, jobs.priority, jobs.max_
        scheduled.run_at, scheduled.attempts, ready.due_at, ready.attempts,
        leases.due_at, leases.attempt, leases.worker, leases.lease_expires_at,
        record.outcome, record.recorded_at,
-       ended.attempt, ended.holds_record, throttled.due_at, throttled.attempts
+       ended.attempt, ended.holds_record, throttled.due_at, throttled.attempts, ambiguous.attempt
 FROM {schema}.jobs
 LEFT JOIN {schema}.scheduled ON scheduled.shard = jobs.shard AND scheduled.job_id = jobs.id
 LEFT JOIN LATERAL (
@@ -536,6 +539,7 @@ LEFT JOIN {schema}.throttled ON throttled.shard = jobs.shard AND throttled.job_i
 LEFT JOIN {schema}.leases ON leases.shard = jobs.shard AND leases.job_id = jobs.id
 LEFT JOIN {schema}.commit_records AS record
   ON record.shard = jobs.shard AND record.job_id = jobs.id
+LEFT JOIN {schema}.ambiguous ON ambiguous.shard = jobs.shard AND ambiguous.job_id = jobs.id
 CROSS JOIN LATERAL (
     SELECT max(attempt) FILTER (WHERE outcome <> 'snoozed') AS attempt,
            bool_or(token = record.token) AS holds_record
@@ -552,6 +556,7 @@ COUNTS = """
 SELECT 'scheduled', count(*) FROM {schema}.scheduled WHERE shard = %(shard)s
 UNION ALL SELECT 'ready', count(*) FROM {schema}.ready WHERE shard = %(shard)s
 UNION ALL SELECT 'throttled', count(*) FROM {schema}.throttled WHERE shard = %(shard)s
+UNION ALL SELECT 'ambiguous', count(*) FROM {schema}.ambiguous WHERE shard = %(shard)s
 UNION ALL SELECT CASE WHEN record.outcome IS NULL THEN 'leased' ELSE 'committed' END, count(*)
     FROM {schema}.leases
     LEFT JOIN {schema}.commit_records AS record

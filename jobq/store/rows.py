@@ -47,6 +47,7 @@ class JobRow(NamedTuple):
     """Whether the attempt that holds the record ended in the history too (healed, dead)."""
     throttled_due_at: datetime | None
     throttled_attempts: int | None
+    ambiguous_attempt: int | None
 
 
 def job_status(row: JobRow) -> JobStatus:
@@ -78,6 +79,8 @@ def _state(row: JobRow) -> State:
         return State.LEASED
     if row.throttled_due_at is not None:
         return State.THROTTLED
+    if row.ambiguous_attempt is not None:
+        return State.AMBIGUOUS
     return State.READY if row.ready_due_at is not None else State.SCHEDULED
 
 
@@ -87,6 +90,7 @@ def _attempts(row: JobRow) -> int:
         row.ready_attempts,
         row.throttled_attempts,
         row.scheduled_attempts,
+        row.ambiguous_attempt,
     ):
         if spent is not None:
             return spent

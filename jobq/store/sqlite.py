@@ -188,7 +188,7 @@ WHERE shard = :shard AND job_id IN (SELECT value FROM json_each(:job_ids))
 """
 
 LEASED = f"""
-SELECT lease.job_id, lease.token, lease.attempt, job.max_attempts, job.task
+SELECT lease.job_id, lease.token, lease.attempt, job.max_attempts, job.task, lease.begun_as
 FROM jobq_leases AS lease JOIN jobq_jobs AS job
   ON job.shard = lease.shard AND job.id = lease.job_id
 WHERE lease.shard = :shard AND (lease.job_id, lease.token) IN ({NAMED})
@@ -196,7 +196,7 @@ ORDER BY lease.job_id
 """
 
 EXPIRED = f"""
-SELECT lease.job_id, lease.token, lease.attempt, job.max_attempts, job.task
+SELECT lease.job_id, lease.token, lease.attempt, job.max_attempts, job.task, lease.begun_as
 FROM jobq_leases AS lease JOIN jobq_jobs AS job
   ON job.shard = lease.shard AND job.id = lease.job_id
 WHERE lease.shard = :shard AND lease.lease_expires_at <= {NOW}
@@ -324,6 +324,7 @@ OF_JOBS = "shard = :shard AND job_id IN (SELECT value FROM json_each(:job_ids))"
 DELETE_RECORDS = f"DELETE FROM jobq_commit_records WHERE {OF_JOBS}"
 DELETE_ATTEMPTS = f"DELETE FROM jobq_attempts WHERE {OF_JOBS}"
 DELETE_REFUSALS = f"DELETE FROM jobq_refusals WHERE {OF_JOBS}"
+DELETE_STEPS = f"DELETE FROM jobq_steps WHERE {OF_JOBS}"
 DELETE_JOBS = """
 DELETE FROM jobq_jobs WHERE shard = :shard AND id IN (SELECT value FROM json_each(:job_ids))
 """
@@ -344,7 +345,7 @@ SELECT job.id, job.queue, job.task, job.args, job.priority, job.max_attempts,
         WHERE shard = job.shard AND job_id = job.id AND outcome <> 'snoozed'),
        EXISTS (SELECT 1 FROM jobq_attempts
                WHERE shard = job.shard AND job_id = job.id AND token = record.token),
-       throttled.due_at, throttled.attempts
+       throttled.due_at, throttled.attempts, ambiguous.attempt
 FROM jobq_jobs AS job
 LEFT JOIN jobq_throttled AS throttled
   ON throttled.shard = job.shard AND throttled.job_id = job.id
@@ -355,6 +356,8 @@ LEFT JOIN jobq_ready AS ready
  AND ready.job_id = job.id
 LEFT JOIN jobq_leases AS lease ON lease.shard = job.shard AND lease.job_id = job.id
 LEFT JOIN jobq_commit_records AS record ON record.shard = job.shard AND record.job_id = job.id
+LEFT JOIN jobq_ambiguous AS ambiguous
+  ON ambiguous.shard = job.shard AND ambiguous.job_id = job.id
 WHERE job.shard = :shard AND job.id = :job_id
 """
 
@@ -367,6 +370,7 @@ COUNTS = """
 SELECT 'scheduled', count(*) FROM jobq_scheduled WHERE shard = :shard
 UNION ALL SELECT 'ready', count(*) FROM jobq_ready WHERE shard = :shard
 UNION ALL SELECT 'throttled', count(*) FROM jobq_throttled WHERE shard = :shard
+UNION ALL SELECT 'ambiguous', count(*) FROM jobq_ambiguous WHERE shard = :shard
 UNION ALL SELECT CASE WHEN record.outcome IS NULL THEN 'leased' ELSE 'committed' END, count(*)
     FROM jobq_leases AS lease LEFT JOIN jobq_commit_records AS record
       ON record.shard = lease.shard AND record.job_id = lease.job_id
@@ -633,7 +637,13 @@ class SqliteStore(Store):
 
     def _delete_jobs(self, job_ids: Sequence[int]) -> Step[None]:
         named = json.dumps(list(job_ids))
-        for template in (DELETE_RECORDS, DELETE_ATTEMPTS, DELETE_REFUSALS, DELETE_JOBS):
+        for template in (
+            DELETE_RECORDS,
+            DELETE_ATTEMPTS,
+            DELETE_REFUSALS,
+            DELETE_STEPS,
+            DELETE_JOBS,
+        ):
             yield self._statement(template, job_ids=named)
 
     def _statement(self, sql: str, **params: object) -> Statement:

@@ -13,8 +13,10 @@ from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, InvalidTask, Refusal
 from jobq.handler import Handler
 from jobq.job import Fate, Job, Snooze
+from jobq.outside import Outside
 from jobq.protocol.budget import RetryBudget
 from jobq.protocol.failure import describe_error
+from jobq.protocol.outside import OutsideEffects
 from jobq.protocol.states import AttemptEnd, Outcome, Stage
 from jobq.protocol.values import (
     AttemptError,
@@ -127,6 +129,8 @@ class Attempt:
     async def _run_async(self, relay: Relay) -> None:
         handler = self._task.handler
         arguments = handler.arguments.decode(self.claimed.args)
+        if (policy := self._task.outside_effects) is not OutsideEffects.AT_LEAST_ONCE:
+            await Outside(self.claimed, self._database, self.fate).begin_async(policy)
         if handler.effect_kind is None:
             await handler.function(*handler.leading(self._job, None), **arguments)
             return
@@ -140,6 +144,8 @@ class Attempt:
     def _run_blocking(self, relay: Relay) -> None:
         handler = self._task.handler
         arguments = handler.arguments.decode(self.claimed.args)
+        if (policy := self._task.outside_effects) is not OutsideEffects.AT_LEAST_ONCE:
+            Outside(self.claimed, self._database, self.fate).begin(policy)
         if handler.effect_kind is None:
             self._call(handler.leading(self._job, None), arguments)
             return

@@ -559,10 +559,11 @@ class Worker:
         if recovered.total:
             logger.warning(
                 "recovered expired leases: %d finalized (committed before), %d to be retried, "
-                "%d dead",
+                "%d dead, %d ambiguous",
                 len(recovered.healed),
                 len(recovered.retried),
                 len(recovered.dead),
+                len(recovered.parked),
             )
 
     def _retry_delay_s(self, attempt: LeasedAttempt) -> float:

@@ -31,6 +31,8 @@ TABLES = (
     "limits",
     "limit_keys",
     "slots",
+    "steps",
+    "ambiguous",
 )
 CHURN = {
     "postgresql_with": {
@@ -124,6 +126,7 @@ def upgrade() -> None:
         column("due_at", instant),
         column("acquired_at", instant),
         column("lease_expires_at", instant),
+        column("begun_as", text, null=True),
         key=("job_id", "shard"),
         **CHURN,
     )
@@ -214,6 +217,25 @@ def upgrade() -> None:
         column("job_id", big),
         column("token", big),
         key=("shard", "key", "job_id"),
+    )
+    create_table(
+        "steps",
+        column("job_id", big),
+        shard(),
+        column("name", text),
+        column("token", big),
+        column("result", text),
+        column("recorded_at", instant),
+        key=("job_id", "shard", "name"),
+    )
+    create_table(
+        "ambiguous",
+        column("job_id", big),
+        shard(),
+        column("token", big),
+        column("attempt", small),
+        column("parked_at", instant),
+        key=("job_id", "shard"),
     )
     if on_sqlite():
         create_table("job_sequence", shard(), column("last_id", big), key=("shard",))

@@ -115,7 +115,7 @@ def read_books(url: str) -> Books:
             ],
             places=[
                 Place(name, row["job_id"], row["token"])
-                for name in ("scheduled", "ready", "leases")
+                for name in ("scheduled", "ready", "leases", "ambiguous")
                 for row in rows(tables[name])
             ],
             records=[

@@ -8,12 +8,24 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
-from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, insert, select
+from sqlalchemy import (
+    Column,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    insert,
+    select,
+)
 from sqlalchemy.orm import Session
 
 from jobq import InvalidArguments, Job, JobQueue, Retry, Snooze, State
+from jobq.protocol.outside import step_key
 
 ROOT = Path(__file__).parents[2]
 BOUND_S = 30.0
@@ -139,6 +151,64 @@ def test_retention(names: dict[str, Any], database_url: str) -> None:
     assert drain(names["app"])[State.DONE] == 1
     assert names["remind"].keep.committed_s == 3600
     names["app"].close()
+
+
+class Payments:
+    """A payment service that is told of everything, and times out when it refunds."""
+
+    def __init__(self) -> None:
+        self.charged: list[str] = []
+
+    def charge(self, order_id: int, cents: int, *, key: str) -> str:
+        self.charged.append(key)
+        return f"receipt {order_id}"
+
+    def refund(self, order_id: int) -> None:
+        raise TimeoutError
+
+    def was_refunded(self, key: UUID) -> bool:
+        return True
+
+
+def test_outside_effects(names: dict[str, Any], app: JobQueue, engine: Engine) -> None:
+    steps, policies, asking, outbox = examples("docs/outside-effects.md")
+    payments = Payments()
+    reminded: list[str] = []
+    confirmed: list[int] = []
+    receipts = Table(
+        "receipts",
+        MetaData(),
+        Column("order_id", Integer),
+        Column("cents", Integer),
+        Column("receipt", String),
+    )
+    receipts.metadata.create_all(engine)
+
+    def send_confirmation(order_id: int) -> None:
+        confirmed.append(order_id)
+
+    names |= {
+        "UUID": UUID,
+        "payments": payments,
+        "send_sms": reminded.append,
+        "send_confirmation": send_confirmation,
+        "ledger": receipts,
+    }
+    run_page("docs/outside-effects.md", [steps, policies, outbox], names)
+    settled = names["settle"].enqueue(order_id=1, cents=5)
+    names["remind"].enqueue(customer="Ada")
+    names["refund"].enqueue(order_id=2)
+    names["place_order"].enqueue(order_id=3, cents=7)
+    counts = drain(app)
+    assert (counts[State.DONE], counts[State.AMBIGUOUS]) == (4, 1)
+    run_page("docs/outside-effects.md", [asking], names)
+
+    assert drain(app)[State.DONE] == 5
+    with engine.connect() as connection:
+        written = connection.execute(select(receipts).order_by(receipts.c.order_id)).all()
+    assert written == [(1, 5, "receipt 1"), (3, 7, None)]
+    assert payments.charged == [str(step_key(settled.status().idempotency_key, "pay"))]
+    assert (reminded, confirmed) == (["Ada"], [3])
 
 
 def test_enqueueing(names: dict[str, Any], app: JobQueue) -> None:

@@ -10,7 +10,19 @@ from typing import Any
 from psycopg import Connection, sql
 from psycopg.adapt import PyFormat, Transformer
 
-HOT = frozenset({"jobs", "ready", "scheduled", "leases", "commit_records", "attempts", "refusals"})
+HOT = frozenset(
+    {
+        "jobs",
+        "ready",
+        "scheduled",
+        "leases",
+        "commit_records",
+        "attempts",
+        "refusals",
+        "steps",
+        "ambiguous",
+    }
+)
 """The tables that are long when a queue is."""
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")

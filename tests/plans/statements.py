@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
+from jobq.models import DEFAULT_SCHEMA
+from jobq.protocol.outside import OutsideEffects
+from jobq.protocol.values import Lease
 from jobq.store import postgres
+from jobq.store.ambiguous import unpark
+from jobq.store.portable import Portable
+from jobq.store.step import Step, first_of
+from jobq.store.steps import begin, find_step, record_step
 from tests.plans.plan import Access
-from tests.plans.tables import ENDED, LEASED, QUEUES, READY, SCHEDULED, TASKS
+from tests.plans.tables import AMBIGUOUS, ENDED, LEASED, QUEUES, READY, SCHEDULED, TASKS
 
 BATCH = 20
 
@@ -44,6 +52,8 @@ SCHEDULED_DUE = by("scheduled", "jobq_scheduled_run_at_idx", "run_at")
 READY_LINE = by("ready", "ready_pkey", "queue", "priority", "due_at", "job_id")
 READY_KEY = by("ready", "ready_pkey", "queue", "priority", "job_id")
 ATTEMPT_KEY = by("attempts", "attempts_pkey", "job_id")
+STEP_KEY = by("steps", "steps_pkey", "job_id")
+AMBIGUOUS_KEY = by("ambiguous", "ambiguous_pkey", "job_id")
 REFUSAL_KEY = by("refusals", "refusals_pkey", "job_id")
 
 
@@ -66,11 +76,20 @@ class Hot:
     sessions: Sequence[Session] = LINK
     rows: int = BATCH
     """How many rows of a table it may need to read."""
+    sql: str | None = None
+    """Its text, when it is made of expressions and has no template."""
 
     @property
     def template(self) -> str:
-        template: str = getattr(postgres, self.name)
+        template: str = self.sql or getattr(postgres, self.name)
         return template
+
+
+def of_step(name: str, step: Step[Any], expected: Accesses) -> Hot:
+    """The statement with which a step of expressions begins, about one job."""
+    statement = first_of(step)
+    assert statement is not None
+    return Hot(name, statement.params, expected, POOL, 1, statement.sql)
 
 
 def _some(ids: range) -> list[int]:
@@ -80,6 +99,8 @@ def _some(ids: range) -> list[int]:
 LEASES = {"job_ids": _some(LEASED), "tokens": [1] * BATCH}
 # Not at the head of the walk, nor at its end.
 ENDED_IDS = _some(ENDED)
+HELD_LEASE = Lease(LEASED[8], 1)
+PORTABLE = Portable("postgresql", DEFAULT_SCHEMA, 0)
 
 STATEMENTS = (
     Hot(
@@ -195,16 +216,32 @@ STATEMENTS = (
     Hot(
         "DELETE_JOBS",
         {"job_ids": ENDED_IDS},
-        all_of(JOB_KEY, RECORD_KEY, ATTEMPT_KEY, REFUSAL_KEY),
+        all_of(JOB_KEY, RECORD_KEY, ATTEMPT_KEY, REFUSAL_KEY, STEP_KEY),
     ),
     Hot(
         "JOB",
         {"job_id": ENDED[8]},
-        all_of(JOB_KEY, SCHEDULED_KEY, READY_KEY, LEASE_KEY, RECORD_KEY, ATTEMPT_KEY),
+        all_of(
+            JOB_KEY,
+            SCHEDULED_KEY,
+            READY_KEY,
+            LEASE_KEY,
+            RECORD_KEY,
+            ATTEMPT_KEY,
+            AMBIGUOUS_KEY,
+        ),
         POOL,
         1,
     ),
     Hot("ATTEMPTS", {"job_id": ENDED[8]}, ATTEMPT_KEY, POOL, 1),
+    of_step("begin", begin(PORTABLE, HELD_LEASE, OutsideEffects.ASK), LEASE_KEY),
+    of_step(
+        "find_step",
+        find_step(PORTABLE, HELD_LEASE, "call"),
+        all_of(LEASE_KEY, RECORD_KEY, by("steps", "steps_pkey", "job_id", "name")),
+    ),
+    of_step("record_step", record_step(PORTABLE, HELD_LEASE, "call", "{}"), LEASE_KEY),
+    of_step("unpark", unpark(PORTABLE, AMBIGUOUS[8]), AMBIGUOUS_KEY),
 )
 
 EXCUSED = {

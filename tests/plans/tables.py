@@ -10,6 +10,8 @@ READY = range(1, 40_001)
 SCHEDULED = range(40_001, 60_001)
 LEASED = range(60_001, 80_001)
 ENDED = range(80_001, 100_001)
+AMBIGUOUS = range(100_001, 120_001)
+"""Their jobs' own rows are of no interest here, and left out."""
 QUEUES = [f"queue_{n}" for n in range(4)]
 TASKS = [f"task_{n}" for n in range(10)]
 
@@ -48,7 +50,12 @@ SELECT id, 0, 1, 'w', now(), now(), 'failed'
 FROM generate_series({ENDED[0]}, {ENDED[-1]}) AS id;
 INSERT INTO jobq.refusals (job_id, token, stage, worker, reason, refused_at)
 SELECT id, 0, 'commit', 'w', 'lease_lost', now()
-FROM generate_series({ENDED[0]}, {ENDED[-1]}) AS id
+FROM generate_series({ENDED[0]}, {ENDED[-1]}) AS id;
+INSERT INTO jobq.steps (job_id, name, token, result, recorded_at)
+SELECT id, 'call', 1, '{{}}', now() FROM generate_series({ENDED[0]}, {ENDED[-1]}) AS id;
+INSERT INTO jobq.ambiguous (job_id, token, attempt, parked_at)
+SELECT id, 1, 1, now()
+FROM generate_series({AMBIGUOUS[0]}, {AMBIGUOUS[-1]}) AS id
 """
 
 # What half a day does: jobs are claimed and end, retries move on, heartbeats extend. Odd jobs

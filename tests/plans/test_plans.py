@@ -182,7 +182,7 @@ def test_every_statement_is_listed_or_excused() -> None:
         for name, value in vars(postgres).items()
         if name.isupper() and isinstance(value, str) and name in _defined_in_the_module()
     }
-    listed = [hot.name for hot in STATEMENTS]
+    listed = [hot.name for hot in STATEMENTS if hot.sql is None]
     assert len(set(listed)) == len(listed)
     assert set(listed) & set(EXCUSED) == set()
     assert set(listed) | set(EXCUSED) == templates

@@ -72,3 +72,31 @@ def wait_for_file(path: Path) -> None:
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"waited {BOUND_S:g} s for {path.name}")
         threading.Event().wait(0.01)  # libfaketime knows no time.sleep() of Python's
+
+
+def _call(job: Job, folder: str) -> str:
+    """A call to the outside: one line for each time that it is made; it returns when it may."""
+    with (Path(folder) / "calls").open("a") as calls:
+        calls.write(f"{job.attempt}\n")
+    wait_for_file(Path(folder) / "go")
+    return f"receipt {job.attempt}"
+
+
+@app.task(retry=Retry(base_s=0.05, cap_s=0.2))
+def charge_by_step(job: Job, folder: str) -> None:
+    """Call the outside as a step, say so, and commit when it may."""
+    called = job.step("call", _call, job, folder)
+    (Path(folder) / f"stepped-{job.attempt}").touch()
+    wait_for_file(Path(folder) / "commit")
+    with job.commit() as db:
+        db.execute(insert(ledger).values(job_id=job.id, charged_by=called))
+
+
+@app.task(outside_effects="at_most_once", retry=Retry(base_s=0.05, cap_s=0.2))
+def call_at_most_once(job: Job, folder: str) -> None:
+    _call(job, folder)
+
+
+@app.task(outside_effects="ask", retry=Retry(base_s=0.05, cap_s=0.2))
+def call_and_ask(job: Job, folder: str) -> None:
+    _call(job, folder)
