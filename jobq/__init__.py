@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         MissingExtra,
         NotMigrated,
         Refusal,
+        ScheduleNotFound,
         SchemaTooNew,
         UnreadableArguments,
         UnsupportedConnection,
@@ -62,6 +63,10 @@ if TYPE_CHECKING:
     from jobq.protocol.retry import (
         Retry,
     )
+    from jobq.protocol.schedule import (
+        Missed,
+        Schedule,
+    )
     from jobq.protocol.states import (
         AttemptEnd,
         Outcome,
@@ -71,6 +76,9 @@ if TYPE_CHECKING:
         EndedAttempt,
         JobRequest,
         JobStatus,
+    )
+    from jobq.store.schedules import (
+        ScheduleStatus,
     )
     from jobq.task import (
         JobHandle,
@@ -107,6 +115,7 @@ __all__ = [
     "JobqError",
     "LeaseLost",
     "Limit",
+    "Missed",
     "MissingExtra",
     "NotMigrated",
     "Outcome",
@@ -116,6 +125,9 @@ __all__ = [
     "Resolution",
     "Retention",
     "Retry",
+    "Schedule",
+    "ScheduleNotFound",
+    "ScheduleStatus",
     "SchemaTooNew",
     "Snooze",
     "State",
@@ -152,6 +164,7 @@ _HOMES = {
     "MissingExtra": "jobq.errors",
     "NotMigrated": "jobq.errors",
     "Refusal": "jobq.errors",
+    "ScheduleNotFound": "jobq.errors",
     "SchemaTooNew": "jobq.errors",
     "UnreadableArguments": "jobq.errors",
     "UnsupportedConnection": "jobq.errors",
@@ -165,12 +178,15 @@ _HOMES = {
     "Resolution": "jobq.protocol.outside",
     "Retention": "jobq.protocol.retention",
     "Retry": "jobq.protocol.retry",
+    "Missed": "jobq.protocol.schedule",
+    "Schedule": "jobq.protocol.schedule",
     "AttemptEnd": "jobq.protocol.states",
     "Outcome": "jobq.protocol.states",
     "State": "jobq.protocol.states",
     "EndedAttempt": "jobq.protocol.values",
     "JobRequest": "jobq.protocol.values",
     "JobStatus": "jobq.protocol.values",
+    "ScheduleStatus": "jobq.store.schedules",
     "JobHandle": "jobq.task",
     "Task": "jobq.task",
     "Worker": "jobq.worker",

@@ -36,7 +36,9 @@ from jobq.protocol.outside import (
 )
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry
+from jobq.protocol.schedule import Schedule
 from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus
+from jobq.schedules import MissedName, Schedules, missed_of
 from jobq.store.base import Store
 from jobq.store.step import Step
 from jobq.store.steps import steps_of
@@ -102,10 +104,12 @@ class JobQueue:
         self._max_connections = max_connections
         self._tasks: dict[str, Task[..., Any]] = {}
         self._limits: dict[str, Limit] = {}
+        self._schedules: dict[str, Schedule] = {}
         self._connections: Database | None = None
         self._is_checked = False
         self._opening = threading.RLock()
         self.ambiguous = AmbiguousJobs(self)
+        self.schedules = Schedules(self)
         """The jobs that wait for a person's decision."""
 
     # -- tasks
@@ -203,6 +207,29 @@ class JobQueue:
             return task
 
         return register if function is None else register(function)
+
+    def schedule(
+        self,
+        name: str,
+        cron: str,
+        request: JobRequest,
+        *,
+        timezone: str = "UTC",
+        missed: MissedName = "skip",
+    ) -> Schedule:
+        """Declare a periodic job, which every worker of this app sees to.
+
+            app.schedule("nightly", "30 2 * * *", report.request(), timezone="Europe/Berlin")
+
+        `cron`: minute, hour, day, month, weekday. `missed`: what becomes of ticks that passed while
+        no worker ran; see `Missed`. What it makes are ordinary jobs, one for each tick. Raises
+        InvalidOption.
+        """
+        if name in self._schedules:
+            raise InvalidOption(f"two schedules are named {name!r}: rename one")
+        declared = Schedule(name, cron, request, timezone, missed_of(missed))
+        self._schedules[name] = declared
+        return declared
 
     def _declare(self, limit: Limit) -> None:
         if self._limits.setdefault(limit.name, limit) != limit:
@@ -322,7 +349,8 @@ class JobQueue:
             options = WorkerOptions(**settings)
         except TypeError as error:
             raise InvalidOption(f"worker settings: {error}") from error
-        return Worker(self._tasks, self.open_database, options)
+        schedules = list(self._schedules.values())
+        return Worker(self._tasks, self.open_database, options, schedules)
 
     # -- the database
 

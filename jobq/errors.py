@@ -49,6 +49,10 @@ class NotMigrated(JobqError):
     """
 
 
+class ScheduleNotFound(JobqError):
+    """There is no schedule of that name in this database: see `app.schedules.list()`."""
+
+
 class SchemaTooNew(JobqError):
     """The database was migrated by a newer jobq than this one. Upgrade the jobq package."""
 

@@ -349,6 +349,39 @@ class Ambiguous(Base):
     parked_at: Mapped[datetime] = mapped_column(Instant)
 
 
+class PeriodicSchedule(Base):
+    """A periodic job: when, and what. Whoever makes its jobs holds its row."""
+
+    __tablename__ = "schedules"
+
+    shard: Mapped[int] = _shard()
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    cron: Mapped[str] = mapped_column(Text)
+    timezone: Mapped[str] = mapped_column(Text)
+    missed: Mapped[str] = mapped_column(Text)
+    task: Mapped[str] = mapped_column(Text)
+    args: Mapped[str] = mapped_column(Text)
+    queue: Mapped[str] = mapped_column(Text)
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    max_attempts: Mapped[int] = mapped_column(SmallInteger)
+    line: Mapped[str | None] = mapped_column(Text)
+    next_tick_at: Mapped[datetime | None] = mapped_column(Instant)
+    paused_at: Mapped[datetime | None] = mapped_column(Instant)
+    declared: Mapped[str | None] = mapped_column(Text)
+    """What the code said when it was last written from there."""
+
+
+class Tick(Base):
+    """A tick of a schedule that has its job. The primary key is the promise: one job for each."""
+
+    __tablename__ = "ticks"
+
+    shard: Mapped[int] = _shard()
+    schedule: Mapped[str] = mapped_column(Text, primary_key=True)
+    tick_at: Mapped[datetime] = mapped_column(Instant, primary_key=True)
+    job_id: Mapped[int] = mapped_column(BigInteger)
+
+
 def metadata_for(backend: str, schema: str = DEFAULT_SCHEMA) -> MetaData:
     """The tables as they stand on `backend` ("postgresql" or "sqlite"), for Alembic to compare."""
     metadata = MetaData(naming_convention=Base.metadata.naming_convention)
@@ -383,12 +416,14 @@ __all__ = [
     "JobSequence",
     "Lease",
     "LimitKey",
+    "PeriodicSchedule",
     "Ready",
     "RefusedAttempt",
     "Scheduled",
     "Slot",
     "Step",
     "Throttled",
+    "Tick",
     "Worker",
     "metadata_for",
     "tables_for",

@@ -114,14 +114,14 @@ class Bucket:
     age_s: float
 
     @property
-    def now(self) -> float:
+    def filled(self) -> float:
         """The tokens it holds: it fills with time, up to its burst, and a clock that was set back
         takes none away."""
         return min(float(self.most), self.tokens + self.per_second * max(0.0, self.age_s))
 
     def until_next_s(self) -> float:
         """Seconds until it holds a token; 0 when it does."""
-        return max(0.0, (1.0 - self.now) / self.per_second)
+        return max(0.0, (1.0 - self.filled) / self.per_second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Key:
         if self.concurrency is not None:
             bounds.append(max(0, self.concurrency - self.held))
         if self.bucket is not None:
-            bounds.append(int(self.bucket.now + 1e-9))
+            bounds.append(int(self.bucket.filled + 1e-9))
         return min(bounds, default=None)
 
 

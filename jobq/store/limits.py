@@ -262,7 +262,7 @@ def _spend(portable: Portable, spent: Sequence[str], keys: dict[str, Key]) -> St
         {
             "shard": portable.shard,
             "key": key,
-            "tokens": bucket.now - spent.count(key),
+            "tokens": bucket.filled - spent.count(key),
             "counted_at": now(),
         }
         for key in sorted(set(spent))

@@ -17,7 +17,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from jobq.errors import DatabaseUnavailable, InvalidTask
 from jobq.protocol.budget import RetryBudget
 from jobq.protocol.cursor import HIDDEN_S, ClaimCursor
 from jobq.protocol.retry import Retry
+from jobq.protocol.schedule import Schedule
 from jobq.protocol.values import (
     Claim,
     ClaimedJob,
@@ -49,6 +50,7 @@ from jobq.worker.maintenance import Pruner
 from jobq.worker.options import WorkerOptions
 from jobq.worker.prefetch import Prefetch
 from jobq.worker.reports import Report, Reports, Sent
+from jobq.worker.scheduler import Scheduler
 from jobq.worker.threads import HandlerThreads
 from jobq.worker.workload import Workload
 
@@ -102,6 +104,7 @@ class Worker:
         tasks: Mapping[str, Task[..., Any]],
         open_database: OpenDatabase,
         options: WorkerOptions,
+        schedules: Sequence[Schedule] = (),
     ) -> None:
         self.id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.options = options
@@ -128,6 +131,7 @@ class Worker:
             options.prune_s,
         )
         self._cursor = ClaimCursor()
+        self._scheduler = Scheduler(self._database.store, schedules)
         self._limited = LimitedLines(self._database.store, self.id, tasks, options)
         self._served = None if options.queues is None else frozenset(options.queues)
         self._queues = list(options.queues or ())
@@ -233,6 +237,8 @@ class Worker:
             self._settle_down()
             try:
                 await self._reconcile_when_due()
+                if self._scheduler.is_undeclared:
+                    await self._on_control(lambda: self._scheduler.declare(self._control))
                 if self._limited.is_undeclared:
                     await self._on_control(lambda: self._limited.declare(self._control))
                 if self._pruner.is_due:
@@ -266,7 +272,7 @@ class Worker:
         else:
             assert self._loop is not None
             pause_s = self.options.poll_s * random.uniform(1, 1.5)  # noqa: S311
-            pause_s = min(pause_s, self._limited.until_due_s())
+            pause_s = min(pause_s, self._limited.until_due_s(), self._scheduler.until_due_s())
             if not self._looked_from_head and self._work.room(self._prefetch.ahead) > 0:
                 # With its hands full it claims nothing, and would not so much as yield to the loop.
                 pause_s = min(pause_s, self._cursor.until_head_s(time.monotonic()))
@@ -405,6 +411,9 @@ class Worker:
         is_looking = (served is None or len(served) > FEW_QUEUES) and (
             not self._has_backlog or began_s >= self._next_queues_s
         )
+        is_scheduling = self._scheduler.is_due
+        if is_scheduling:
+            yield from self._scheduler.look()
         if is_promoting:
             moved = yield from store.promote(PROMOTE_LIMIT)
             if moved < PROMOTE_LIMIT:
@@ -435,7 +444,7 @@ class Worker:
             reports.returned,
             reports.committed,
             claim,
-            is_alone=not is_promoting and not is_looking and not self._limited.is_served,
+            is_alone=not (is_scheduling or is_promoting or is_looking or self._limited.is_served),
         )
         self._fell_short = len(exchanged.claimed) < claim.limit and asked < len(self._queues)
         self._cursor.advance(exchanged.claimed, began_s, time.monotonic())

@@ -33,6 +33,8 @@ TABLES = (
     "slots",
     "steps",
     "ambiguous",
+    "schedules",
+    "ticks",
 )
 CHURN = {
     "postgresql_with": {
@@ -236,6 +238,32 @@ def upgrade() -> None:
         column("attempt", small),
         column("parked_at", instant),
         key=("job_id", "shard"),
+    )
+    create_table(
+        "schedules",
+        shard(),
+        column("name", text),
+        column("cron", text),
+        column("timezone", text),
+        column("missed", text),
+        column("task", text),
+        column("args", text),
+        column("queue", text),
+        column("priority", small),
+        column("max_attempts", small),
+        column("line", text, null=True),
+        column("next_tick_at", instant, null=True),
+        column("paused_at", instant, null=True),
+        column("declared", text, null=True),
+        key=("shard", "name"),
+    )
+    create_table(
+        "ticks",
+        shard(),
+        column("schedule", text),
+        column("tick_at", instant),
+        column("job_id", big),
+        key=("shard", "schedule", "tick_at"),
     )
     if on_sqlite():
         create_table("job_sequence", shard(), column("last_id", big), key=("shard",))

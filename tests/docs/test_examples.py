@@ -143,6 +143,20 @@ def test_limits(names: dict[str, Any], app: JobQueue) -> None:
     assert drain(app)[State.DONE] == 1
 
 
+def test_schedules(names: dict[str, Any], app: JobQueue) -> None:
+    declaring, at_run_time = examples("docs/schedules.md")
+    run_page("docs/schedules.md", [declaring], names)
+    with app.worker(poll_s=0.05):
+        deadline_s = time.monotonic() + BOUND_S
+        while not app.schedules.list():
+            assert time.monotonic() < deadline_s, "the schedule was not written"
+            time.sleep(0.02)
+    run_page("docs/schedules.md", [at_run_time], names)
+
+    assert app.schedules.get("nightly-report").schedule.cron == "0 4 * * *"
+    assert drain(app)[State.DONE] == 1
+
+
 def test_retention(names: dict[str, Any], database_url: str) -> None:
     (source,) = examples("docs/retention.md")
     given = source.replace("JobQueue(", f"JobQueue({database_url!r}, ")

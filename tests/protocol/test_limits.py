@@ -57,9 +57,9 @@ def test_a_limit_that_makes_no_sense_is_refused(wrong: dict[str, object], cause:
 
 
 def test_a_bucket_fills_with_time_up_to_its_burst() -> None:
-    assert Bucket(per_second=2, most=10, tokens=0, age_s=1.5).now == 3
-    assert Bucket(per_second=2, most=10, tokens=9, age_s=100).now == 10
-    assert Bucket(per_second=2, most=10, tokens=0.5, age_s=-60).now == 0.5
+    assert Bucket(per_second=2, most=10, tokens=0, age_s=1.5).filled == 3
+    assert Bucket(per_second=2, most=10, tokens=9, age_s=100).filled == 10
+    assert Bucket(per_second=2, most=10, tokens=0.5, age_s=-60).filled == 0.5
     assert Bucket(per_second=2, most=10, tokens=0, age_s=0).until_next_s() == 0.5
 
 
