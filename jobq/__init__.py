@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         InvalidOption,
         InvalidStep,
         InvalidTask,
+        JobExists,
         JobNotFound,
         JobqError,
         LeaseLost,
@@ -72,6 +73,9 @@ if TYPE_CHECKING:
         Outcome,
         State,
     )
+    from jobq.protocol.unique import (
+        Unique,
+    )
     from jobq.protocol.values import (
         EndedAttempt,
         JobRequest,
@@ -107,6 +111,7 @@ __all__ = [
     "InvalidStep",
     "InvalidTask",
     "Job",
+    "JobExists",
     "JobHandle",
     "JobNotFound",
     "JobQueue",
@@ -132,6 +137,7 @@ __all__ = [
     "Snooze",
     "State",
     "Task",
+    "Unique",
     "UnreadableArguments",
     "UnsupportedConnection",
     "UnsupportedDatabase",
@@ -158,6 +164,7 @@ _HOMES = {
     "InvalidOption": "jobq.errors",
     "InvalidStep": "jobq.errors",
     "InvalidTask": "jobq.errors",
+    "JobExists": "jobq.errors",
     "JobNotFound": "jobq.errors",
     "JobqError": "jobq.errors",
     "LeaseLost": "jobq.errors",
@@ -183,6 +190,7 @@ _HOMES = {
     "AttemptEnd": "jobq.protocol.states",
     "Outcome": "jobq.protocol.states",
     "State": "jobq.protocol.states",
+    "Unique": "jobq.protocol.unique",
     "EndedAttempt": "jobq.protocol.values",
     "JobRequest": "jobq.protocol.values",
     "JobStatus": "jobq.protocol.values",

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -37,11 +37,13 @@ from jobq.protocol.outside import (
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry
 from jobq.protocol.schedule import Schedule
+from jobq.protocol.unique import Unique
 from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus
 from jobq.schedules import MissedName, Schedules, missed_of
 from jobq.store.base import Store
 from jobq.store.step import Step
 from jobq.store.steps import steps_of
+from jobq.store.unique import enqueue_unique
 from jobq.task import (
     AsynchronousConnection,
     BlockingConnection,
@@ -142,6 +144,7 @@ class JobQueue:
         retry: Retry | None = None,
         keep: Retention | None = None,
         limits: Sequence[Limit] = (),
+        unique: Unique | None = None,
         outside_effects: OutsideEffectsName = "at_least_once",
     ) -> TaskDecorator: ...
     def task(
@@ -156,6 +159,7 @@ class JobQueue:
         retry: Retry | None = None,
         keep: Retention | None = None,
         limits: Sequence[Limit] = (),
+        unique: Unique | None = None,
         outside_effects: OutsideEffectsName = "at_least_once",
     ) -> Any:
         """Register a function as a task.
@@ -170,7 +174,8 @@ class JobQueue:
         `name`: what the database calls it, by default module and function name. `priority`:
         smaller runs first. `retry`: the backoff between attempts. `keep`: how long its jobs are
         kept after their end; the queue's own `keep` when not given. `limits`: how many run at once
-        and how often they begin, wherever they run; see `Limit`. `outside_effects`: what follows
+        and how often they begin, wherever they run; see `Limit`. `unique`: which jobs are the
+        same, and what becomes of the second; see `Unique`. `outside_effects`: what follows
         when an attempt may have done something outside the database and nobody knows; see
         `OutsideEffects`.
 
@@ -192,6 +197,8 @@ class JobQueue:
             for limit in limits:
                 self._declare(limit)
                 handler.arguments.check_names(f"limit {limit.name!r}", limit.by)
+            if unique is not None:
+                handler.arguments.check_names("unique", unique.by or ())
             check_boundary(named, policy, handler.effect_kind)
             task: Task[..., Any] = Task(
                 self,
@@ -201,6 +208,7 @@ class JobQueue:
                 retry=retry or Retry(),
                 keep=keep or self.keep,
                 limits=limits,
+                unique=unique,
                 outside_effects=policy,
             )
             self._tasks[named] = task
@@ -245,15 +253,13 @@ class JobQueue:
 
         app.enqueue_many(charge.request(order_id=n, cents=999) for n in range(1000))
         """
-        return self._handles(
-            self.database.run(self._enqueue(list(requests), is_own=True, can_copy=True))
-        )
+        return self.database.run(self._enqueue(list(requests), is_own=True, can_copy=True))
 
     async def aenqueue_many(self, requests: Iterable[JobRequest]) -> list[JobHandle]:
         """`enqueue_many` for asyncio."""
         database = await asyncio.to_thread(self._opened)
         step = self._enqueue(list(requests), is_own=True, can_copy=True)
-        return self._handles(await database.run_async(step))
+        return await database.run_async(step)
 
     @overload
     def enqueue_many_in(
@@ -275,13 +281,22 @@ class JobQueue:
         can_copy = isinstance(connection, psycopg.Connection | psycopg.AsyncConnection)
         step = self._enqueue(list(requests), can_copy=can_copy)
         if isinstance(connection, ASYNC_CONNECTIONS):
-            return self._handles_later(run_in_async(connection, step, self._backend))
-        return self._handles(run_in(connection, step, self._backend))
+            return run_in_async(connection, step, self._backend)
+        return run_in(connection, step, self._backend)
 
     def _enqueue(
         self, requests: Sequence[JobRequest], *, is_own: bool = False, can_copy: bool = False
-    ) -> Step[list[int]]:
+    ) -> Step[list[JobHandle]]:
         """`is_own`: in a transaction of its own; `can_copy`: on a psycopg connection."""
+        if any(request.unique is not None for request in requests):
+            found = yield from enqueue_unique(self._store, requests)
+            return [JobHandle(job_id, self, is_new) for job_id, is_new in found]
+        job_ids = yield from self._enqueue_plain(requests, is_own=is_own, can_copy=can_copy)
+        return [JobHandle(job_id, self) for job_id in job_ids]
+
+    def _enqueue_plain(
+        self, requests: Sequence[JobRequest], *, is_own: bool, can_copy: bool
+    ) -> Step[list[int]]:
         if len(requests) <= JOBS_PER_STATEMENT:
             return (yield from self._store.enqueue(requests, is_alone=is_own))
         if can_copy and len(requests) >= COPY_FROM_JOBS:
@@ -290,12 +305,6 @@ class JobQueue:
         for first in range(0, len(requests), JOBS_PER_STATEMENT):
             job_ids += yield from self._store.enqueue(requests[first : first + JOBS_PER_STATEMENT])
         return job_ids
-
-    def _handles(self, job_ids: Iterable[int]) -> list[JobHandle]:
-        return [JobHandle(job_id, self) for job_id in job_ids]
-
-    async def _handles_later(self, job_ids: Awaitable[list[int]]) -> list[JobHandle]:
-        return self._handles(await job_ids)
 
     # -- jobs
 

@@ -105,6 +105,20 @@ class InvalidStep(JobqError):
     """
 
 
+class JobExists(JobqError):
+    """A unique job was enqueued with `on_conflict="raise"`, and there is one of its kind.
+
+    `job_id` names it. Nothing was enqueued; in a transaction of yours, that is yours to end.
+    """
+
+    def __init__(self, job_id: int, key: str) -> None:
+        self.job_id = job_id
+        super().__init__(
+            f"job {job_id} is there already, and is to be the only one for {key}: wait until it "
+            "has ended, or use another on_conflict"
+        )
+
+
 class JobNotFound(JobqError):
     """No job has this id: it was never enqueued, its transaction rolled back, or it was pruned."""
 

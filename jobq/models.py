@@ -382,6 +382,17 @@ class Tick(Base):
     job_id: Mapped[int] = mapped_column(BigInteger)
 
 
+class UniqueKey(Base):
+    """Whose job a key of unique jobs is. Written by enqueues and by pruning alone."""
+
+    __tablename__ = "unique_keys"
+    __table_args__ = (Index("jobq_unique_keys_job_idx", "job_id"),)
+
+    shard: Mapped[int] = _shard()
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    job_id: Mapped[int] = mapped_column(BigInteger)
+
+
 def metadata_for(backend: str, schema: str = DEFAULT_SCHEMA) -> MetaData:
     """The tables as they stand on `backend` ("postgresql" or "sqlite"), for Alembic to compare."""
     metadata = MetaData(naming_convention=Base.metadata.naming_convention)
@@ -424,6 +435,7 @@ __all__ = [
     "Step",
     "Throttled",
     "Tick",
+    "UniqueKey",
     "Worker",
     "metadata_for",
     "tables_for",

@@ -20,7 +20,8 @@ from jobq.protocol.limits import Limit, line_of
 from jobq.protocol.outside import OutsideEffects
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry, check_delay
-from jobq.protocol.values import JobRequest, JobStatus
+from jobq.protocol.unique import Unique
+from jobq.protocol.values import JobRequest, JobStatus, UniqueRequest
 
 if TYPE_CHECKING:
     from jobq.client import JobQueue
@@ -56,6 +57,8 @@ class JobHandle:
 
     id: int
     app: JobQueue
+    is_new: bool = True
+    """False for a unique job that was there already."""
 
     def status(self) -> JobStatus:
         """Return where the job is. Raises JobNotFound (its transaction rolled back, say)."""
@@ -113,6 +116,7 @@ class Task(Generic[P, R]):
         retry: Retry,
         keep: Retention,
         limits: Sequence[Limit] = (),
+        unique: Unique | None = None,
         outside_effects: OutsideEffects = OutsideEffects.AT_LEAST_ONCE,
     ) -> None:
         self.app = app
@@ -122,6 +126,7 @@ class Task(Generic[P, R]):
         self.retry = retry
         self.keep = keep
         self.limits = tuple(limits)
+        self.unique = unique
         self.outside_effects = outside_effects
         self.__doc__ = handler.function.__doc__
 
@@ -141,11 +146,12 @@ class Task(Generic[P, R]):
         max_attempts: int | None = None,
         run_at: datetime | None = None,
         delay: timedelta | float | None = None,
+        unique: Unique | None = None,
     ) -> Task[P, R]:
         """Return the same task with other options: `charge.using(delay=60).enqueue(order_id=7)`.
 
         `priority`: smaller runs first. `run_at`: an aware datetime. `delay`: seconds, or a
-        timedelta, from now by the database's clock. Raises InvalidOption.
+        timedelta, from now by the database's clock. `unique`: see `Unique`. Raises InvalidOption.
         """
         changes: dict[str, Any] = {
             "queue": queue,
@@ -159,6 +165,9 @@ class Task(Generic[P, R]):
         )
         task = copy(self)
         task.options = options
+        if unique is not None:
+            task.unique = unique
+            self.handler.arguments.check_names("unique", unique.by or ())
         return task
 
     def request(self, *args: P.args, **kwargs: P.kwargs) -> JobRequest:
@@ -173,11 +182,16 @@ class Task(Generic[P, R]):
             run_at=self.options.run_at,
             delay_s=self.options.delay_s,
             line=self._line(encoded) if self.limits else None,
+            unique=self._unique(encoded) if self.unique else None,
         )
 
     def _line(self, encoded: str) -> str | None:
         arguments = self.handler.arguments.plain(encoded)
         return line_of(self.options.queue, self.limits, arguments)
+
+    def _unique(self, encoded: str) -> UniqueRequest | None:
+        arguments = self.handler.arguments.plain(encoded)
+        return self.unique.request(self.name, arguments) if self.unique else None
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Enqueue a job in a transaction of its own. Blocks.

@@ -14,6 +14,15 @@ from uuid import UUID
 from jobq.protocol.states import AttemptEnd, Outcome, Stage, State
 
 
+class UniqueRequest(NamedTuple):
+    """What is asked for a job that is to be the only one of its kind; see `Unique`."""
+
+    key: str
+    until: str
+    within_s: float | None
+    on_conflict: str
+
+
 class JobRequest(NamedTuple):
     """A job to be: what `enqueue` writes."""
 
@@ -29,6 +38,7 @@ class JobRequest(NamedTuple):
     """Seconds from now, by the database's clock, when `run_at` is None."""
     line: str | None = None
     """Where it waits once it is due, when its task has limits; None for its queue."""
+    unique: UniqueRequest | None = None
 
 
 class Lease(NamedTuple):

@@ -38,6 +38,7 @@ from jobq.store.ambiguous import park, unpark
 from jobq.store.limits import leave_line
 from jobq.store.portable import Portable
 from jobq.store.step import Step
+from jobq.store.unique import forget_keys
 
 RetryDelay = Callable[[LeasedAttempt], float]
 """Seconds until the next attempt of a job whose lease expired."""
@@ -312,6 +313,7 @@ class Store(ABC):
         gone = yield from self._prunable(list(outcomes), is_locked=not is_dry_run)
         if gone and not is_dry_run:
             yield from self._delete_jobs(gone)
+            yield from forget_keys(self.portable, gone)
         counts = dict.fromkeys(Outcome, 0)
         for job_id in gone:
             counts[outcomes[job_id]] += 1

@@ -35,6 +35,7 @@ TABLES = (
     "ambiguous",
     "schedules",
     "ticks",
+    "unique_keys",
 )
 CHURN = {
     "postgresql_with": {
@@ -265,6 +266,13 @@ def upgrade() -> None:
         column("job_id", big),
         key=("shard", "schedule", "tick_at"),
     )
+    create_table(
+        "unique_keys",
+        shard(),
+        column("key", text),
+        column("job_id", big),
+        key=("shard", "key"),
+    )
     if on_sqlite():
         create_table("job_sequence", shard(), column("last_id", big), key=("shard",))
     else:
@@ -280,6 +288,7 @@ def upgrade() -> None:
     for name, table, columns in (
         ("jobq_scheduled_run_at_idx", "scheduled", ["run_at"]),
         ("jobq_leases_expiry_idx", "leases", ["lease_expires_at"]),
+        ("jobq_unique_keys_job_idx", "unique_keys", ["job_id"]),
         ("jobq_throttled_line_idx", "throttled", ["line", "priority", "due_at", "job_id"]),
     ):
         op.create_index(name, named(table), columns, schema=schema())

@@ -143,6 +143,12 @@ def test_limits(names: dict[str, Any], app: JobQueue) -> None:
     assert drain(app)[State.DONE] == 1
 
 
+def test_unique(names: dict[str, Any], app: JobQueue) -> None:
+    run_page("docs/unique.md", examples("docs/unique.md"), names)
+
+    assert drain(app)[State.DONE] == 2
+
+
 def test_schedules(names: dict[str, Any], app: JobQueue) -> None:
     declaring, at_run_time = examples("docs/schedules.md")
     run_page("docs/schedules.md", [declaring], names)
