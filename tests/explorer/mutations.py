@@ -392,7 +392,7 @@ MUTATIONS = (
             (
                 "RELEASE",
                 """AND NOT EXISTS (SELECT FROM {schema}.commit_records AS record
-                      WHERE record.shard = %(shard)s AND record.job_id = held.job_id)""",
+                          WHERE record.shard = %(shard)s AND record.job_id = held.job_id)""",
                 "",
             )
         ),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
+
+from sqlalchemy.exc import OperationalError
 
 from jobq import AttemptEnd, State
 from tests.worker.charges import charge, charge_in_session, gated, kill_own_process, never_ends
@@ -125,11 +128,23 @@ def test_a_job_that_kills_its_worker_is_dead_after_exactly_max_attempts(site: Si
     assert worker.wait(30) == 0
 
 
+def freeze(worker: subprocess.Popen[bytes], site: Site) -> None:
+    """Stop the process while it does not hold SQLite's one lock: else nobody else could work."""
+    while True:
+        worker.send_signal(signal.SIGSTOP)
+        try:
+            site.sql("BEGIN IMMEDIATE" if site.engine.name == "sqlite" else "SELECT 1")
+        except OperationalError:
+            worker.send_signal(signal.SIGCONT)
+        else:
+            return
+
+
 def test_a_frozen_worker_is_refused_when_it_wakes(site: Site) -> None:
     job = gated.enqueue(str(site.folder))
     frozen = site.start_worker()
     wait_for(lambda: started(site.folder), "the handler to start", site)
-    frozen.send_signal(signal.SIGSTOP)
+    freeze(frozen, site)
     other = site.start_worker()
     wait_for(lambda: len(started(site.folder)) == 2, "another to start the job", site)
 
