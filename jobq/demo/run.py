@@ -34,6 +34,8 @@ CONCURRENCY = {"postgresql": 8, "sqlite": 4}
 WORK_FOR_S = 9.0
 GIVE_UP_S = 300.0
 TICK_S = 0.05
+IN_FLIGHT_S = 0.2
+"""A statement that was under way when its sender was frozen has ended by then."""
 
 
 class DemoFailed(JobqError):
@@ -181,7 +183,10 @@ class Demo:
             # With every job charged there is no such moment left to wait for.
             is_too_late = self._watch.charged() >= self.progress.jobs
             if self._watch.is_writable() and (wanted() or is_too_late):
-                return True
+                # What it had sent may still be under way, and end what was wanted.
+                self._wait_until_s(time.monotonic() + IN_FLIGHT_S)
+                if wanted() or is_too_late:
+                    return True
             victim.wake()
             return False
 
