@@ -81,6 +81,9 @@ if TYPE_CHECKING:
         JobRequest,
         JobStatus,
     )
+    from jobq.store.pauses import (
+        QueueStatus,
+    )
     from jobq.store.schedules import (
         ScheduleStatus,
     )
@@ -125,6 +128,7 @@ __all__ = [
     "NotMigrated",
     "Outcome",
     "OutsideEffects",
+    "QueueStatus",
     "RecordedStep",
     "Refusal",
     "Resolution",
@@ -194,6 +198,7 @@ _HOMES = {
     "EndedAttempt": "jobq.protocol.values",
     "JobRequest": "jobq.protocol.values",
     "JobStatus": "jobq.protocol.values",
+    "QueueStatus": "jobq.store.pauses",
     "ScheduleStatus": "jobq.store.schedules",
     "JobHandle": "jobq.task",
     "Task": "jobq.task",

@@ -39,6 +39,7 @@ from jobq.protocol.retry import Retry
 from jobq.protocol.schedule import Schedule
 from jobq.protocol.unique import Unique
 from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus
+from jobq.queues import Queues
 from jobq.schedules import MissedName, Schedules, missed_of
 from jobq.store.base import Store
 from jobq.store.step import Step
@@ -111,8 +112,11 @@ class JobQueue:
         self._is_checked = False
         self._opening = threading.RLock()
         self.ambiguous = AmbiguousJobs(self)
-        self.schedules = Schedules(self)
         """The jobs that wait for a person's decision."""
+        self.schedules = Schedules(self)
+        """The periodic jobs."""
+        self.queues = Queues(self)
+        """The queues, to be paused and resumed."""
 
     # -- tasks
 

@@ -310,6 +310,18 @@ class LimitKey(Base):
     counted_at: Mapped[datetime] = mapped_column(Instant)
 
 
+class QueuePause(Base):
+    """A queue of which no job is to begin."""
+
+    __tablename__ = "pauses"
+
+    shard: Mapped[int] = _shard()
+    queue: Mapped[str] = mapped_column(Text, primary_key=True)
+    paused_at: Mapped[datetime] = mapped_column(Instant)
+    resumes_at: Mapped[datetime | None] = mapped_column(Instant)
+    """When its pause ends by itself; NULL for never."""
+
+
 class Slot(Base):
     """A lease counted under a key. It counts for as long as the lease is there, and is cleared away
     by the next claim under the key."""
@@ -428,6 +440,7 @@ __all__ = [
     "Lease",
     "LimitKey",
     "PeriodicSchedule",
+    "QueuePause",
     "Ready",
     "RefusedAttempt",
     "Scheduled",

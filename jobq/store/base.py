@@ -238,6 +238,10 @@ class Store(ABC):
     def unlisten(self, worker: str) -> Step[None]:
         """Have nobody notify any more on this worker's account."""
 
+    @abstractmethod
+    def wake(self) -> Step[None]:
+        """Have the workers that sleep look for jobs."""
+
     # -- recovery
 
     def reconcile(self, limit: int, retry_delay: RetryDelay) -> Step[Recovered]:

@@ -17,6 +17,7 @@ from sqlalchemy import Text, Uuid, cast, delete, exists, func, literal, select, 
 
 from jobq.protocol.limits import Bucket, Key, Limit, Line, allocate, name_of
 from jobq.protocol.values import ClaimedJob
+from jobq.store.pauses import pauses
 from jobq.store.portable import Portable, now, seconds_later
 from jobq.store.rows import claimed_job
 from jobq.store.step import Row, Step
@@ -90,7 +91,12 @@ def claim_limited(portable: Portable, claim: LimitedClaim) -> Step[LimitedJobs]:
         return LimitedJobs(after=claim.after, again_s=0.0)
     looked = yield from _lines(portable, claim.after)
     after = looked[-1].text if len(looked) == LINES_PER_TURN else ""
-    lines = [line for line in looked if claim.queues is None or line.queue in claim.queues]
+    paused = (yield from pauses(portable)) if looked else {}
+    lines = [
+        line
+        for line in looked
+        if line.queue not in paused and (claim.queues is None or line.queue in claim.queues)
+    ]
     if not lines:
         return LimitedJobs(after=after, again_s=0.0 if after else None)
     wanted = sorted({key for line in lines for key in line.keys})

@@ -199,6 +199,10 @@ WITH ended AS MATERIALIZED (
         CROSS JOIN LATERAL (
             SELECT ready.ctid FROM {schema}.ready
             WHERE ready.shard = %(shard)s AND ready.queue = served.queue
+              AND served.queue <> ALL (ARRAY(
+                  SELECT queue FROM {schema}.pauses
+                  WHERE shard = %(shard)s
+                    AND (resumes_at IS NULL OR resumes_at > statement_timestamp())))
               AND (ready.priority, ready.due_at, ready.job_id)
                   >= (served.priority, served.due_at, served.job_id)
               AND ready.task = ANY (%(tasks)s::text[])
@@ -223,6 +227,8 @@ UNION ALL
 SELECT job_id, token, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM ended
 WHERE NOT is_recorded AND (job_id, token) NOT IN (SELECT job_id, token FROM returned)
 """
+
+WAKE = "SELECT pg_notify(%(channel)s, '')"
 
 # Rows of workers that are gone are cleared away by those that are there: each that listens for
 # long writes its own again.
@@ -668,6 +674,9 @@ class PostgresStore(Store):
 
     def unlisten(self, worker: str) -> Step[None]:
         yield self._whole(UNLISTEN, worker=worker)
+
+    def wake(self) -> Step[None]:
+        yield self._statement(WAKE, channel=channel_of(self.schema))
 
     def record_refusals(self, worker: str, refused: Sequence[RefusedReport]) -> Step[None]:
         yield self._statement(

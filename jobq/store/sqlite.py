@@ -114,10 +114,13 @@ WITH RECURSIVE queues (queue) AS (
 SELECT queue FROM queues WHERE queue IS NOT NULL
 """
 
-TAKE_READY = """
+TAKE_READY = f"""
 DELETE FROM jobq_ready WHERE rowid IN (
     SELECT rowid FROM jobq_ready
     WHERE shard = :shard AND queue = :queue AND task IN (SELECT value FROM json_each(:tasks))
+      AND NOT EXISTS (SELECT 1 FROM jobq_pauses
+                      WHERE shard = :shard AND queue = :queue
+                        AND (resumes_at IS NULL OR resumes_at > {NOW}))
     ORDER BY priority, due_at, job_id LIMIT :limit)
 RETURNING job_id, due_at, attempts, token
 """
@@ -445,6 +448,9 @@ class SqliteStore(Store):
         yield from ()  # every commit can be seen to have happened: see the link's `watched`
 
     def unlisten(self, worker: str) -> Step[None]:
+        yield from ()
+
+    def wake(self) -> Step[None]:
         yield from ()
 
     def record_refusals(self, worker: str, refused: Sequence[RefusedReport]) -> Step[None]:

@@ -30,6 +30,7 @@ TABLES = (
     "throttled",
     "limits",
     "limit_keys",
+    "pauses",
     "slots",
     "steps",
     "ambiguous",
@@ -212,6 +213,14 @@ def upgrade() -> None:
         column("tokens", sa.Double(), null=True),
         column("counted_at", instant),
         key=("shard", "key"),
+    )
+    create_table(
+        "pauses",
+        shard(),
+        column("queue", text),
+        column("paused_at", instant),
+        column("resumes_at", instant, null=True),
+        key=("shard", "queue"),
     )
     create_table(
         "slots",

@@ -143,6 +143,12 @@ def test_limits(names: dict[str, Any], app: JobQueue) -> None:
     assert drain(app)[State.DONE] == 1
 
 
+def test_queues(names: dict[str, Any], app: JobQueue) -> None:
+    run_page("docs/queues.md", examples("docs/queues.md"), names)
+
+    assert app.queues.list() == []
+
+
 def test_unique(names: dict[str, Any], app: JobQueue) -> None:
     run_page("docs/unique.md", examples("docs/unique.md"), names)
 

@@ -251,6 +251,7 @@ EXCUSED = {
     "STAGE": "makes that table",
     "COPY_STAGED": "fills it",
     "UNSTAGE": "drops it",
+    "WAKE": "reads no table",
     "STOP_WORKER": "once in a worker's life, on a table of workers",
     "OLD_WORKERS": "once in a walk of the pruner, on a table of workers",
     "LOCK_OLD_WORKERS": "the same",
