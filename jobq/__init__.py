@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         Unique,
     )
     from jobq.protocol.values import (
+        DeadJob,
         EndedAttempt,
         JobRequest,
         JobStatus,
@@ -104,6 +105,7 @@ __all__ = [
     "ArgumentsTooLarge",
     "AttemptEnd",
     "DatabaseUnavailable",
+    "DeadJob",
     "EffectOutcomeUnknown",
     "EffectRolledBack",
     "EndedAttempt",
@@ -195,6 +197,7 @@ _HOMES = {
     "Outcome": "jobq.protocol.states",
     "State": "jobq.protocol.states",
     "Unique": "jobq.protocol.unique",
+    "DeadJob": "jobq.protocol.values",
     "EndedAttempt": "jobq.protocol.values",
     "JobRequest": "jobq.protocol.values",
     "JobStatus": "jobq.protocol.values",

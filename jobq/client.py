@@ -23,6 +23,7 @@ from jobq.database.base import Database
 from jobq.database.caller import ASYNC_CONNECTIONS, run_in, run_in_async
 from jobq.database.open import open_database
 from jobq.database.url import Backend, backend_of, parse_url
+from jobq.dead import DeadJobs
 from jobq.errors import InvalidOption, InvalidTask, JobNotFound
 from jobq.handler import inspect_handler
 from jobq.job import Job
@@ -113,6 +114,8 @@ class JobQueue:
         self._opening = threading.RLock()
         self.ambiguous = AmbiguousJobs(self)
         """The jobs that wait for a person's decision."""
+        self.dead = DeadJobs(self)
+        """The dead jobs, to be run again."""
         self.schedules = Schedules(self)
         """The periodic jobs."""
         self.queues = Queues(self)
@@ -257,12 +260,12 @@ class JobQueue:
 
         app.enqueue_many(charge.request(order_id=n, cents=999) for n in range(1000))
         """
-        return self.database.run(self._enqueue(list(requests), is_own=True, can_copy=True))
+        return self.database.run(self.enqueueing(list(requests), is_own=True, can_copy=True))
 
     async def aenqueue_many(self, requests: Iterable[JobRequest]) -> list[JobHandle]:
         """`enqueue_many` for asyncio."""
         database = await asyncio.to_thread(self._opened)
-        step = self._enqueue(list(requests), is_own=True, can_copy=True)
+        step = self.enqueueing(list(requests), is_own=True, can_copy=True)
         return await database.run_async(step)
 
     @overload
@@ -283,15 +286,18 @@ class JobQueue:
         With an async session or connection the result is to be awaited.
         """
         can_copy = isinstance(connection, psycopg.Connection | psycopg.AsyncConnection)
-        step = self._enqueue(list(requests), can_copy=can_copy)
+        step = self.enqueueing(list(requests), can_copy=can_copy)
         if isinstance(connection, ASYNC_CONNECTIONS):
             return run_in_async(connection, step, self._backend)
         return run_in(connection, step, self._backend)
 
-    def _enqueue(
+    def enqueueing(
         self, requests: Sequence[JobRequest], *, is_own: bool = False, can_copy: bool = False
     ) -> Step[list[JobHandle]]:
-        """`is_own`: in a transaction of its own; `can_copy`: on a psycopg connection."""
+        """The step that enqueues, for a transaction that does more.
+
+        `is_own`: it does not; `can_copy`: on a psycopg connection.
+        """
         if any(request.unique is not None for request in requests):
             found = yield from enqueue_unique(self._store, requests)
             return [JobHandle(job_id, self, is_new) for job_id, is_new in found]

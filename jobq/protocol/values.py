@@ -221,6 +221,33 @@ class JobStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadJob:
+    """A job that is dead: its attempts are spent, or its handler buried it."""
+
+    id: int
+    token: int
+    """The last lease token it died under: what is decided about it holds for this death."""
+    task: str
+    queue: str
+    args: str
+    priority: int
+    max_attempts: int
+    created_at: datetime
+    died_at: datetime
+    error: AttemptError | None
+    """What ended its last attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadFilter:
+    """Which dead jobs are meant; None for any."""
+
+    task: str | None = None
+    queue: str | None = None
+    error_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EndedAttempt:
     """One line of a job's history."""
 

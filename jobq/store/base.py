@@ -316,6 +316,9 @@ class Store(ABC):
         }
         gone = yield from self._prunable(list(outcomes), is_locked=not is_dry_run)
         if gone and not is_dry_run:
+            # A dead job may have been retried between the snapshot of that look and its lock.
+            gone = yield from self._prunable(gone, is_locked=False)
+        if gone and not is_dry_run:
             yield from self._delete_jobs(gone)
             yield from forget_keys(self.portable, gone)
         counts = dict.fromkeys(Outcome, 0)

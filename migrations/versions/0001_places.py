@@ -301,6 +301,15 @@ def upgrade() -> None:
         ("jobq_throttled_line_idx", "throttled", ["line", "priority", "due_at", "job_id"]),
     ):
         op.create_index(name, named(table), columns, schema=schema())
+    is_dead = sa.text("outcome = 'dead'")
+    op.create_index(
+        "jobq_dead_idx",
+        named("commit_records"),
+        ["job_id"],
+        schema=schema(),
+        postgresql_where=is_dead,
+        sqlite_where=is_dead,
+    )
 
 
 def downgrade() -> None:

@@ -149,6 +149,35 @@ def test_queues(names: dict[str, Any], app: JobQueue) -> None:
     assert app.queues.list() == []
 
 
+def test_dead_letters(names: dict[str, Any], app: JobQueue) -> None:
+    is_mended = False
+
+    @app.task(name="shop.refund", max_attempts=1)
+    def refund(order_id: int) -> None:
+        if not is_mended:
+            raise ConnectionError
+
+    @app.task(name="shop.invoice", max_attempts=1)
+    def invoice(customer: str) -> None:
+        if customer == "?":
+            raise ValueError(customer)
+
+    one, other = refund.enqueue(order_id=1), refund.using(queue="slow").enqueue(order_id=2)
+    broken = invoice.enqueue(customer="?")
+    assert drain(app)[State.DEAD] == 3
+    is_mended = True
+    looking, changing = examples("docs/dead-letters.md")
+    run_page("docs/dead-letters.md", [changing], names)
+    source = looking.replace("limit=20", "limit=1").replace("spread_s=600", "spread_s=0")
+    run_page("docs/dead-letters.md", [source], names)
+    app.dead.list()
+
+    assert drain(app)[State.DONE] == 3
+    assert [job.status().state for job in (one, other)] == [State.DONE] * 2
+    assert broken.status().state is State.CANCELLED
+    assert names["mended"].status().args == '{"customer":"Ada Lovelace"}'
+
+
 def test_unique(names: dict[str, Any], app: JobQueue) -> None:
     run_page("docs/unique.md", examples("docs/unique.md"), names)
 
