@@ -94,9 +94,15 @@ def _select(
 
 
 def _dead_job(row: Row) -> DeadJob:
-    created_at, died_at, *error = row[7:]
+    job_id, token, task, queue, args, priority, max_attempts, created_at, died_at, *error = row
     return DeadJob(
-        *row[:7],
+        job_id,
+        token,
+        task,
+        queue,
+        args,
+        priority,
+        max_attempts,
         created_at.astimezone(UTC),
         died_at.astimezone(UTC),
         None if error[0] is None else AttemptError(*error),
