@@ -35,14 +35,16 @@ from jobq.protocol.outside import (
     check_boundary,
     policy_of,
 )
+from jobq.protocol.results import Results
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry
 from jobq.protocol.schedule import Schedule
 from jobq.protocol.unique import Unique
-from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus
+from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus, Progress
 from jobq.queues import Queues
 from jobq.schedules import MissedName, Schedules, missed_of
 from jobq.store.base import Store
+from jobq.store.progress import progress_of
 from jobq.store.step import Step
 from jobq.store.steps import steps_of
 from jobq.store.unique import enqueue_unique
@@ -54,6 +56,7 @@ from jobq.task import (
     Task,
     check_name,
 )
+from jobq.waiting import EndWatcher
 from jobq.worker import RunningWorker, Worker, WorkerOptions, WorkerSettings
 
 P = ParamSpec("P")
@@ -112,6 +115,7 @@ class JobQueue:
         self._connections: Database | None = None
         self._is_checked = False
         self._opening = threading.RLock()
+        self.watcher = EndWatcher(self._opened)
         self.ambiguous = AmbiguousJobs(self)
         """The jobs that wait for a person's decision."""
         self.dead = DeadJobs(self)
@@ -153,6 +157,7 @@ class JobQueue:
         limits: Sequence[Limit] = (),
         unique: Unique | None = None,
         outside_effects: OutsideEffectsName = "at_least_once",
+        keep_result: bool = True,
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -168,6 +173,7 @@ class JobQueue:
         limits: Sequence[Limit] = (),
         unique: Unique | None = None,
         outside_effects: OutsideEffectsName = "at_least_once",
+        keep_result: bool = True,
     ) -> Any:
         """Register a function as a task.
 
@@ -184,7 +190,8 @@ class JobQueue:
         and how often they begin, wherever they run; see `Limit`. `unique`: which jobs are the
         same, and what becomes of the second; see `Unique`. `outside_effects`: what follows
         when an attempt may have done something outside the database and nobody knows; see
-        `OutsideEffects`.
+        `OutsideEffects`. `keep_result`: keep what the handler returns with its jobs, when its
+        return annotation says that it returns something.
 
         Raises InvalidTask or InvalidOption.
         """
@@ -207,6 +214,9 @@ class JobQueue:
             if unique is not None:
                 handler.arguments.check_names("unique", unique.by or ())
             check_boundary(named, policy, handler.effect_kind)
+            results = None
+            if keep_result and handler.returned is not None:
+                results = Results(named, handler.returned)
             task: Task[..., Any] = Task(
                 self,
                 named,
@@ -217,6 +227,7 @@ class JobQueue:
                 limits=limits,
                 unique=unique,
                 outside_effects=policy,
+                results=results,
             )
             self._tasks[named] = task
             return task
@@ -332,6 +343,10 @@ class JobQueue:
     def steps(self, job_id: int) -> list[RecordedStep]:
         """Return what the job's handler had recorded by `job.step`, oldest first."""
         return self.database.run(steps_of(self._store.portable, job_id))
+
+    def progress(self, job_id: int) -> Progress | None:
+        """Return what a job's handler said last of how far it has come; None if nothing yet."""
+        return self.database.run(progress_of(self._store.portable, job_id))
 
     def cancel(self, job_id: int) -> bool:
         """Record a job's fate as cancelled; return whether it was still open.

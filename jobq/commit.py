@@ -28,6 +28,13 @@ SETTLE_FOR_S = 30.0
 _SETTLE_PAUSE_S = 0.5
 
 
+Result = Callable[[], str | None]
+
+
+def no_result() -> None:
+    """Nothing is kept."""
+
+
 class Relay:
     """Hands the connection of a committed effect to the next one, with its transaction begun.
 
@@ -61,12 +68,17 @@ class Relay:
 
 @contextmanager
 def commit_effect_idempotent(
-    database: Database, lease: Lease, kind: type[C], relay: Relay | None = None
+    database: Database,
+    lease: Lease,
+    kind: type[C],
+    relay: Relay | None = None,
+    result: Result = no_result,
 ) -> Iterator[C]:
     """Run the block's effect and the job's commit record as one transaction. Blocks.
 
     Yields a session or connection of `kind`. When the block ends, both are committed; when it
-    raises, neither is. Of all attempts at a job, at most one ever commits.
+    raises, neither is. Of all attempts at a job, at most one ever commits. What `result` returns
+    then is kept in the record, as JSON.
 
     Raises LeaseLost or AlreadyCommitted before the block runs; EffectRolledBack when the block
     ended the transaction or left it failed; EffectOutcomeUnknown when the connection was lost
@@ -80,6 +92,9 @@ def commit_effect_idempotent(
         effect.flush()
         following = relay.follow(lease, kind) if relay else None
         try:
+            if (kept := result()) is not None:
+                with _keeping_result(effect, lease):
+                    effect.run(database.store.record_results({lease.job_id: kept}))
             effect.commit(
                 database.store.confirm_record(recorded),
                 database.store.commit_record(following) if following else None,
@@ -98,7 +113,11 @@ def commit_effect_idempotent(
 
 @asynccontextmanager
 async def commit_effect_idempotent_async(
-    database: Database, lease: Lease, kind: type[C], relay: Relay | None = None
+    database: Database,
+    lease: Lease,
+    kind: type[C],
+    relay: Relay | None = None,
+    result: Result = no_result,
 ) -> AsyncIterator[C]:
     """`commit_effect_idempotent` for asyncio."""
     begun = relay.take(lease) if relay else None
@@ -109,6 +128,9 @@ async def commit_effect_idempotent_async(
         await effect.flush()
         following = relay.follow(lease, kind) if relay else None
         try:
+            if (kept := result()) is not None:
+                with _keeping_result(effect, lease):
+                    await effect.run(database.store.record_results({lease.job_id: kept}))
             await effect.commit(
                 database.store.confirm_record(recorded),
                 database.store.commit_record(following) if following else None,
@@ -190,6 +212,17 @@ def _settle(database: Database, lease: Lease, lost: Exception) -> bool:
                 time.sleep(_SETTLE_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311
     finally:
         link.close()
+
+
+@contextmanager
+def _keeping_result(effect: Effect[Any] | AsyncEffect[Any], lease: Lease) -> Iterator[None]:
+    """It is the first to notice that the handler left a failed transaction behind."""
+    try:
+        yield
+    except Exception as error:
+        if effect.is_broken:
+            raise
+        raise _rolled_back(lease) from error
 
 
 def _rolled_back(lease: Lease) -> EffectRolledBack:

@@ -8,7 +8,12 @@ as if its effect were applied.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jobq.protocol.states import Outcome
+
+if TYPE_CHECKING:
+    from jobq.protocol.values import AttemptError
 
 
 class JobqError(Exception):
@@ -103,6 +108,27 @@ class InvalidStep(JobqError):
 
     Raised inside the attempt, which fails like any other unless the handler catches it.
     """
+
+
+class InvalidResult(JobqError):
+    """What a handler returned cannot be kept as JSON, or what was kept can no longer be read.
+
+    Raised inside the attempt it fails it, before its effect is committed.
+    """
+
+
+class JobFailed(JobqError):
+    """The job whose result was asked for has none: it is dead or cancelled.
+
+    `job_id`, `outcome` and `error` (what ended its last attempt) say more.
+    """
+
+    def __init__(self, job_id: int, outcome: Outcome, error: AttemptError | None) -> None:
+        self.job_id = job_id
+        self.outcome = outcome
+        self.error = error
+        cause = f": {error.type}: {error.message}" if error is not None else ""
+        super().__init__(f"job {job_id} is {outcome.value}, and has no result{cause}")
 
 
 class JobExists(JobqError):

@@ -33,6 +33,8 @@ class Handler:
     injected: tuple[str, ...]
     """Its leading parameters that jobq fills, in order: "effect", "job"."""
     arguments: Arguments
+    returned: Any
+    """Its return annotation; None when it has none, or says that it returns nothing."""
 
     def leading(self, job: Job, effect: object) -> list[object]:
         """Return what jobq passes before the job's own arguments."""
@@ -78,7 +80,15 @@ def inspect_handler(task: str, function: Callable[..., Any]) -> Handler:
             )
     if effect_kind is not None:
         _check_colour(task, effect_kind, is_async=is_async)
-    return Handler(function, is_async, effect_kind, tuple(injected), Arguments(task, parameters))
+    returned = hints.get("return")
+    return Handler(
+        function,
+        is_async,
+        effect_kind,
+        tuple(injected),
+        Arguments(task, parameters),
+        None if returned in (type(None), typing.NoReturn, typing.Never) else returned,
+    )
 
 
 def _class_of(annotation: object) -> type[Any] | None:

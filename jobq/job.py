@@ -17,6 +17,8 @@ from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.errors import InvalidTask, LeaseLost, Refusal
 from jobq.outside import Outside
+from jobq.protocol.progress import Told, check_progress
+from jobq.protocol.results import Results
 from jobq.protocol.retry import check_delay
 from jobq.protocol.values import ClaimedJob, Lease
 
@@ -29,13 +31,15 @@ A = TypeVar("A")
 class Fate:
     """What the worker and the boundary know of an attempt, whatever its handler makes of it."""
 
-    __slots__ = ("is_boundary_open", "is_committed", "is_lease_lost", "refusal")
+    __slots__ = ("is_boundary_open", "is_committed", "is_lease_lost", "refusal", "result")
 
     def __init__(self) -> None:
         self.is_boundary_open = False
         self.is_committed = False
         self.refusal: Refusal | None = None
         self.is_lease_lost = False
+        self.result: str | None = None
+        """What is to be kept in the job's record, as JSON."""
 
 
 class Job:
@@ -44,10 +48,19 @@ class Job:
     A handler whose leading parameter is annotated `Job` receives it.
     """
 
-    def __init__(self, claimed: ClaimedJob, database: Database, fate: Fate) -> None:
+    def __init__(
+        self,
+        claimed: ClaimedJob,
+        database: Database,
+        fate: Fate,
+        results: Results | None = None,
+        report_progress: Callable[[Lease, Told], None] | None = None,
+    ) -> None:
         self._claimed = claimed
         self._database = database
         self._fate = fate
+        self._results = results
+        self._report_progress = report_progress
 
     @property
     def id(self) -> int:
@@ -115,6 +128,38 @@ class Job:
         let them pass. Raises InvalidTask inside a boundary that is open already.
         """
         return CommitBoundary(self._database, self._claimed.lease, self._fate, kind)
+
+    def set_result(self, result: object) -> None:
+        """Have this kept as the job's result, in its commit record.
+
+        For handlers that open `job.commit()` themselves: what they return comes after the commit.
+        Called before or inside the block, it is part of it. Elsewhere the handler's return value
+        does the same. Raises InvalidResult; InvalidTask after the commit, or when the handler's
+        return annotation does not say that it has a result.
+        """
+        if self._results is None:
+            raise InvalidTask(
+                f"task {self.task!r} keeps no results: annotate what its handler returns, as in "
+                "`-> Receipt`"
+            )
+        if self._fate.is_committed:
+            raise InvalidTask(
+                f"job {self.id} is committed, and its record with it: call set_result inside "
+                "`with job.commit()`"
+            )
+        self._fate.result = self._results.encode(result)
+
+    def progress(self, fraction: float | None = None, note: str | None = None) -> None:
+        """Say how far the job has come: a fraction from 0 to 1, a note, or both. Does not block.
+
+        The worker writes what was said last, once a second at most, outside of the effect's
+        transaction: so it is seen while the handler runs, and stays when that rolls back. Raises
+        InvalidOption.
+        """
+        told = Told(fraction, note)
+        check_progress(told)
+        if self._report_progress is not None:
+            self._report_progress(self._claimed.lease, told)
 
     # -- effects outside the database: see docs/outside-effects.md
 
@@ -196,7 +241,10 @@ class CommitBoundary(Generic[S, A]):
     def __enter__(self) -> S:
         with self._opening():
             self._blocking = commit_effect_idempotent(
-                self._database, self._lease, self._kind or Session
+                self._database,
+                self._lease,
+                self._kind or Session,
+                result=lambda: self._fate.result,
             )
             return cast(S, self._blocking.__enter__())
 
@@ -217,7 +265,10 @@ class CommitBoundary(Generic[S, A]):
     async def __aenter__(self) -> A:
         with self._opening():
             self._async = commit_effect_idempotent_async(
-                self._database, self._lease, self._kind or AsyncSession
+                self._database,
+                self._lease,
+                self._kind or AsyncSession,
+                result=lambda: self._fate.result,
             )
             return cast(A, await self._async.__aenter__())
 

@@ -196,6 +196,8 @@ class CommitRecord(Base):
     outcome: Mapped[str] = mapped_column(Text)
     token: Mapped[int] = mapped_column(BigInteger)
     recorded_at: Mapped[datetime] = mapped_column(Instant)
+    # Text, not json: what was recorded is what is read.
+    result: Mapped[str | None] = mapped_column(Text)
 
 
 class Attempt(Base):
@@ -368,6 +370,19 @@ class Ambiguous(Base):
     parked_at: Mapped[datetime] = mapped_column(Instant)
 
 
+class ReportedProgress(Base):
+    """How far a job's handler said last that it has come."""
+
+    __tablename__ = "progress"
+
+    job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
+    attempt: Mapped[int] = mapped_column(SmallInteger)
+    fraction: Mapped[float | None] = mapped_column(Double)
+    note: Mapped[str | None] = mapped_column(Text)
+    reported_at: Mapped[datetime] = mapped_column(Instant)
+
+
 class PeriodicSchedule(Base):
     """A periodic job: when, and what. Whoever makes its jobs holds its row."""
 
@@ -450,6 +465,7 @@ __all__ = [
     "QueuePause",
     "Ready",
     "RefusedAttempt",
+    "ReportedProgress",
     "Scheduled",
     "Slot",
     "Step",

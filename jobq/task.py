@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Coroutine, Sequence
 from copy import copy
@@ -14,14 +15,16 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from jobq.errors import InvalidOption
+from jobq.errors import InvalidOption, JobFailed
 from jobq.handler import Handler
 from jobq.protocol.limits import Limit, line_of
 from jobq.protocol.outside import OutsideEffects
+from jobq.protocol.results import Results, plain_result
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry, check_delay
+from jobq.protocol.states import Outcome
 from jobq.protocol.unique import Unique
-from jobq.protocol.values import JobRequest, JobStatus, UniqueRequest
+from jobq.protocol.values import Ended, JobRequest, JobStatus, Progress, UniqueRequest
 
 if TYPE_CHECKING:
     from jobq.client import JobQueue
@@ -67,6 +70,66 @@ class JobHandle:
     def cancel(self) -> bool:
         """Cancel the job; return whether its fate was still open."""
         return self.app.cancel(self.id)
+
+    def wait(self, timeout_s: float | None = None) -> JobStatus:
+        """Return the job's status once it is committed, dead or cancelled. Blocks.
+
+        `timeout_s`: how long to wait; None for as long as it takes. All who wait in a process ask
+        the database in one query, twice a second at most once it takes longer. Raises TimeoutError;
+        JobNotFound, at once for a job whose transaction is not committed yet.
+        """
+        self._ended(timeout_s)
+        return self.status()
+
+    async def await_(self, timeout_s: float | None = None) -> JobStatus:
+        """`wait` for asyncio."""
+        await self._ended_async(timeout_s)
+        return await asyncio.to_thread(self.status)
+
+    def result(self, timeout_s: float | None = None) -> Any:
+        """Return what the job's handler returned, once it is committed. Blocks.
+
+        None when nothing was kept. Read by the handler's return annotation, or as plain JSON when
+        this app does not have the task. Raises as `wait`; JobFailed when the job is dead or
+        cancelled; InvalidResult.
+        """
+        return self._result(self._ended(timeout_s))
+
+    async def aresult(self, timeout_s: float | None = None) -> Any:
+        """`result` for asyncio."""
+        return self._result(await self._ended_async(timeout_s))
+
+    def progress(self) -> Progress | None:
+        """Return what the job's handler said last of how far it has come. Blocks."""
+        return self.app.progress(self.id)
+
+    def _ended(self, timeout_s: float | None) -> Ended:
+        future = self.app.watcher.watch(self.id)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            future.cancel()
+            raise self._not_yet(timeout_s) from None
+
+    async def _ended_async(self, timeout_s: float | None) -> Ended:
+        future = asyncio.wrap_future(self.app.watcher.watch(self.id))
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            raise self._not_yet(timeout_s) from None
+
+    def _not_yet(self, timeout_s: float | None) -> TimeoutError:
+        return TimeoutError(f"job {self.id} has not ended within {timeout_s} s; it goes on")
+
+    def _result(self, ended: Ended) -> Any:
+        if ended.outcome is not Outcome.COMMITTED:
+            raise JobFailed(self.id, ended.outcome, ended.error)
+        if ended.result is None:
+            return None
+        task = self.app.tasks.get(ended.task)
+        if task is None or task.results is None:
+            return plain_result(ended.result)
+        return task.results.decode(ended.result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +181,7 @@ class Task(Generic[P, R]):
         limits: Sequence[Limit] = (),
         unique: Unique | None = None,
         outside_effects: OutsideEffects = OutsideEffects.AT_LEAST_ONCE,
+        results: Results | None = None,
     ) -> None:
         self.app = app
         self.name = name
@@ -128,6 +192,7 @@ class Task(Generic[P, R]):
         self.limits = tuple(limits)
         self.unique = unique
         self.outside_effects = outside_effects
+        self.results = results
         self.__doc__ = handler.function.__doc__
 
     def __repr__(self) -> str:

@@ -218,6 +218,32 @@ class JobStatus:
     lease_expires_at: datetime | None
     recorded_at: datetime | None
     """When its fate was recorded."""
+    result: str | None
+    """What its handler returned, as JSON; None when nothing was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of a job."""
+
+    task: str
+    outcome: Outcome
+    result: str | None
+    """What its handler returned, as JSON; None when nothing was kept."""
+    error: AttemptError | None
+    """What ended its last attempt, when it is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job says that it has come."""
+
+    fraction: float | None
+    """From 0 to 1."""
+    note: str | None
+    attempt: int
+    """The attempt that said so."""
+    reported_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

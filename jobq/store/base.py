@@ -37,6 +37,7 @@ from jobq.protocol.values import (
 from jobq.store.ambiguous import park, unpark
 from jobq.store.limits import leave_line
 from jobq.store.portable import Portable
+from jobq.store.progress import forget_progress
 from jobq.store.step import Step
 from jobq.store.unique import forget_keys
 
@@ -138,6 +139,10 @@ class Store(ABC):
     @abstractmethod
     def confirm_record(self, recorded: Recorded) -> Step[bool]:
         """Return whether the record was written by the very transaction that asks."""
+
+    @abstractmethod
+    def record_results(self, results: Mapping[int, str]) -> Step[None]:
+        """Put results, as JSON by job, into the records that this very transaction writes."""
 
     def settle(self, lease: Lease) -> Step[bool]:
         """Return whether this attempt's commit took place, after one whose answer was lost.
@@ -321,6 +326,7 @@ class Store(ABC):
         if gone and not is_dry_run:
             yield from self._delete_jobs(gone)
             yield from forget_keys(self.portable, gone)
+            yield from forget_progress(self.portable, gone)
         counts = dict.fromkeys(Outcome, 0)
         for job_id in gone:
             counts[outcomes[job_id]] += 1

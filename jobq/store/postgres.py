@@ -10,7 +10,7 @@ because the statement may have waited. Both are the database's clock: a worker's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -303,6 +303,13 @@ ON CONFLICT (shard, job_id) DO NOTHING
 RETURNING pg_current_xact_id()::text, set_config('enable_seqscan', NULL, true)
 """
 
+# By the transaction that wrote the records.
+RECORD_RESULTS = """
+UPDATE {schema}.commit_records
+SET result = (%(results)s::text[])[array_position(%(job_ids)s::bigint[], job_id)]
+WHERE shard = %(shard)s AND job_id = ANY (%(job_ids)s::bigint[])
+"""
+
 # The record was written outside of any savepoint, so it is there as long as its transaction is;
 # another one is under way when the handler ended ours. No table is looked at, so the question
 # costs next to nothing.
@@ -534,7 +541,8 @@ SELECT jobs.id, jobs.queue, jobs.task, jobs.args::text, jobs.priority, jobs.max_
        scheduled.run_at, scheduled.attempts, ready.due_at, ready.attempts,
        leases.due_at, leases.attempt, leases.worker, leases.lease_expires_at,
        record.outcome, record.recorded_at,
-       ended.attempt, ended.holds_record, throttled.due_at, throttled.attempts, ambiguous.attempt
+       ended.attempt, ended.holds_record, throttled.due_at, throttled.attempts, ambiguous.attempt,
+       record.result
 FROM {schema}.jobs
 LEFT JOIN {schema}.scheduled ON scheduled.shard = jobs.shard AND scheduled.job_id = jobs.id
 LEFT JOIN LATERAL (
@@ -667,6 +675,9 @@ class PostgresStore(Store):
     def confirm_record(self, recorded: Recorded) -> Step[bool]:
         rows = yield self._statement(CONFIRM_RECORD, transaction=recorded.transaction)
         return bool(rows)
+
+    def record_results(self, results: Mapping[int, str]) -> Step[None]:
+        yield self._statement(RECORD_RESULTS, job_ids=list(results), results=list(results.values()))
 
     def listen(self, worker: str, queues: Sequence[str] | None) -> Step[None]:
         names = None if queues is None else list(queues)

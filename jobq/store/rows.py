@@ -48,6 +48,7 @@ class JobRow(NamedTuple):
     throttled_due_at: datetime | None
     throttled_attempts: int | None
     ambiguous_attempt: int | None
+    result: str | None
 
 
 def job_status(row: JobRow) -> JobStatus:
@@ -66,6 +67,7 @@ def job_status(row: JobRow) -> JobStatus:
         worker=row.worker,
         lease_expires_at=_utc(row.lease_expires_at),
         recorded_at=_utc(row.recorded_at),
+        result=row.result,
     )
 
 

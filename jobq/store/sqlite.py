@@ -11,7 +11,7 @@ Times are whole milliseconds since 1970, by SQLite's own clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -185,6 +185,14 @@ CONFIRM_RECORD = """
 SELECT 1 FROM jobq_commit_records WHERE shard = :shard AND job_id = :job_id AND token = :token
 """
 
+RECORD_RESULTS = """
+UPDATE jobq_commit_records SET result = (
+    SELECT json_extract(value, '$[1]') FROM json_each(:results)
+    WHERE json_extract(value, '$[0]') = job_id)
+WHERE shard = :shard
+  AND job_id IN (SELECT json_extract(value, '$[0]') FROM json_each(:results))
+"""
+
 RECORDS = """
 SELECT job_id, token, outcome FROM jobq_commit_records
 WHERE shard = :shard AND job_id IN (SELECT value FROM json_each(:job_ids))
@@ -348,7 +356,7 @@ SELECT job.id, job.queue, job.task, job.args, job.priority, job.max_attempts,
         WHERE shard = job.shard AND job_id = job.id AND outcome <> 'snoozed'),
        EXISTS (SELECT 1 FROM jobq_attempts
                WHERE shard = job.shard AND job_id = job.id AND token = record.token),
-       throttled.due_at, throttled.attempts, ambiguous.attempt
+       throttled.due_at, throttled.attempts, ambiguous.attempt, record.result
 FROM jobq_jobs AS job
 LEFT JOIN jobq_throttled AS throttled
   ON throttled.shard = job.shard AND throttled.job_id = job.id
@@ -443,6 +451,9 @@ class SqliteStore(Store):
         job_id, token = recorded.lease
         rows = yield self._statement(CONFIRM_RECORD, job_id=job_id, token=token)
         return bool(rows)
+
+    def record_results(self, results: Mapping[int, str]) -> Step[None]:
+        yield self._statement(RECORD_RESULTS, results=json.dumps(list(results.items())))
 
     def listen(self, worker: str, queues: Sequence[str] | None) -> Step[None]:
         yield from ()  # every commit can be seen to have happened: see the link's `watched`

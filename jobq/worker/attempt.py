@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import random
+from collections.abc import Callable
 from typing import Any
 
 from jobq.commit import Relay, commit_effect_idempotent, commit_effect_idempotent_async
@@ -17,6 +18,7 @@ from jobq.outside import Outside
 from jobq.protocol.budget import RetryBudget
 from jobq.protocol.failure import describe_error
 from jobq.protocol.outside import OutsideEffects
+from jobq.protocol.progress import Told
 from jobq.protocol.states import AttemptEnd, Outcome, Stage
 from jobq.protocol.values import (
     AttemptError,
@@ -41,10 +43,11 @@ class Attempt:
         task: Task[..., Any],
         database: Database,
         budget: RetryBudget,
+        report_progress: Callable[[Lease, Told], None] | None = None,
     ) -> None:
         self.claimed = claimed
         self.fate = Fate()
-        self._job = Job(claimed, database, self.fate)
+        self._job = Job(claimed, database, self.fate, task.results, report_progress)
         self._task = task
         self._database = database
         self._budget = budget
@@ -106,7 +109,7 @@ class Attempt:
             )
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
             return self._concluded(self._failure(error))
-        return self._concluded(Returned(self.lease))
+        return self._concluded(Returned(self.lease, self.fate.result))
 
     def run_in_thread(self, relay: Relay) -> Report:
         """Run a `def` handler in place; return the report, whatever the handler does."""
@@ -120,7 +123,7 @@ class Attempt:
             )
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
             return self._concluded(self._failure(error))
-        return self._concluded(Returned(self.lease))
+        return self._concluded(Returned(self.lease, self.fate.result))
 
     def _was_refused(self, refusal: Refusal) -> Report:
         self.fate.refusal = self.fate.refusal or refusal
@@ -132,13 +135,13 @@ class Attempt:
         if (policy := self._task.outside_effects) is not OutsideEffects.AT_LEAST_ONCE:
             await Outside(self.claimed, self._database, self.fate).begin_async(policy)
         if handler.effect_kind is None:
-            await handler.function(*handler.leading(self._job, None), **arguments)
+            self._keep(await handler.function(*handler.leading(self._job, None), **arguments))
             return
         self.fate.is_boundary_open = True
         async with commit_effect_idempotent_async(
-            self._database, self.lease, handler.effect_kind, relay
+            self._database, self.lease, handler.effect_kind, relay, lambda: self.fate.result
         ) as effect:
-            await handler.function(*handler.leading(self._job, effect), **arguments)
+            self._keep(await handler.function(*handler.leading(self._job, effect), **arguments))
         self.fate.is_committed = True
 
     def _run_blocking(self, relay: Relay) -> None:
@@ -151,7 +154,7 @@ class Attempt:
             return
         self.fate.is_boundary_open = True
         with commit_effect_idempotent(
-            self._database, self.lease, handler.effect_kind, relay
+            self._database, self.lease, handler.effect_kind, relay, lambda: self.fate.result
         ) as effect:
             self._call(handler.leading(self._job, effect), arguments)
         self.fate.is_committed = True
@@ -165,6 +168,20 @@ class Attempt:
                 f"task {self._task.name!r} is a plain `def` that returned a coroutine: make the "
                 "function that is registered `async def`"
             )
+        self._keep(returned)
+
+    def _keep(self, returned: object) -> None:
+        if self._task.results is None or returned is None:
+            return
+        if self.fate.is_committed:
+            logger.warning(
+                "job %d (%s) committed before its handler returned a result, which is not kept: "
+                "use job.set_result() inside `with job.commit()`",
+                self.lease.job_id,
+                self.claimed.task,
+            )
+            return
+        self.fate.result = self._task.results.encode(returned)
 
     def _concluded(self, report: Report) -> Report:
         """What the boundary saw outranks what the handler made of it.

@@ -14,11 +14,15 @@ from collections.abc import Callable, Iterable
 
 from jobq.database.base import Database
 from jobq.errors import JobqError
+from jobq.protocol.progress import Told
 from jobq.protocol.values import Heartbeat, Lease
+from jobq.store.progress import report_progress
 
 logger = logging.getLogger("jobq.worker")
 
 RETRY_S = 0.5
+PROGRESS_INTERVAL_S = 1.0
+"""Progress is written no more often."""
 
 
 class HeartbeatThread:
@@ -38,6 +42,8 @@ class HeartbeatThread:
         self._extended_s: dict[Lease, float] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._nudge = threading.Event()
+        self._told: dict[Lease, Told] = {}
         self._thread = threading.Thread(target=self._beat, name="jobq-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -46,6 +52,7 @@ class HeartbeatThread:
     def stop(self) -> None:
         """End the thread. Blocks until the heartbeat under way is done."""
         self._stop.set()
+        self._nudge.set()
         self._thread.join()
         self._link.close()
 
@@ -58,6 +65,13 @@ class HeartbeatThread:
         with self._lock:
             self._extended_s.pop(lease, None)
 
+    def report_progress(self, lease: Lease, told: Told) -> None:
+        """Write this soon; of several reports of one attempt the last. Does not block."""
+        with self._lock:
+            if lease in self._extended_s:
+                self._told[lease] = told
+                self._nudge.set()
+
     def has_expired(self, lease: Lease) -> bool:
         """Whether so much time passed that the lease may be gone: a job not yet started is not
         worth starting. (Whether it is gone, only the database can say.)"""
@@ -66,17 +80,28 @@ class HeartbeatThread:
         return extended_s is None or time.monotonic() - extended_s >= self._lease_s
 
     def _beat(self) -> None:
-        pause_s = 0.0
-        while not self._stop.wait(pause_s):
+        beat_s = self._lease_s / 6
+        while not self._stop.is_set():
             try:
                 self._extend_due()
-                pause_s = self._lease_s / 6
+                if self._write_progress():
+                    self._stop.wait(min(PROGRESS_INTERVAL_S, beat_s))
             except JobqError as error:
                 logger.warning("heartbeat failed and will be repeated: %s", error)
-                pause_s = min(RETRY_S, self._lease_s / 6) * random.uniform(0.5, 1.5)  # noqa: S311
+                self._stop.wait(min(RETRY_S, beat_s) * random.uniform(0.5, 1.5))  # noqa: S311
             except Exception:
                 logger.exception("heartbeat failed and will be repeated")
-                pause_s = RETRY_S
+                self._stop.wait(RETRY_S)
+            else:
+                self._nudge.wait(beat_s)
+
+    def _write_progress(self) -> bool:
+        with self._lock:
+            self._nudge.clear()
+            told, self._told = self._told, {}
+        if told:
+            self._link.run(report_progress(self._store.portable, told))
+        return bool(told)
 
     def _extend_due(self) -> None:
         began_s = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from jobq.protocol.values import FailedAttempt, Lease, RefusedReport
+from jobq.protocol.values import Claim, Exchanged, FailedAttempt, Lease, RefusedReport
 from jobq.store.base import Store
 from jobq.store.step import Step
 
@@ -22,6 +22,8 @@ class Returned:
     """The handler had no effect in this database and returned: record and finalize."""
 
     lease: Lease
+    result: str | None = None
+    """What is to be kept of what it returned, as JSON."""
 
 
 Report = Committed | Returned | FailedAttempt | RefusedReport
@@ -33,6 +35,8 @@ class Reports:
 
     committed: list[Lease] = field(default_factory=list)
     returned: list[Lease] = field(default_factory=list)
+    results: dict[Lease, str] = field(default_factory=dict)
+    """What some of `returned` have to be kept."""
     failed: list[FailedAttempt] = field(default_factory=list)
     refused: list[RefusedReport] = field(default_factory=list)
 
@@ -40,8 +44,10 @@ class Reports:
         match report:
             case Committed(lease):
                 self.committed.append(lease)
-            case Returned(lease):
+            case Returned(lease, result):
                 self.returned.append(lease)
+                if result is not None:
+                    self.results[lease] = result
             case FailedAttempt():
                 self.failed.append(report)
             case RefusedReport():
@@ -50,6 +56,7 @@ class Reports:
     def extend(self, others: Reports) -> None:
         self.committed += others.committed
         self.returned += others.returned
+        self.results |= others.results
         self.failed += others.failed
         self.refused += others.refused
 
@@ -61,7 +68,8 @@ class Reports:
         for lease in self.committed:
             yield Reports(committed=[lease])
         for lease in self.returned:
-            yield Reports(returned=[lease])
+            kept = {lease: self.results[lease]} if lease in self.results else {}
+            yield Reports(returned=[lease], results=kept)
         for failure in self.failed:
             yield Reports(failed=[failure])
         for refused in self.refused:
@@ -71,6 +79,20 @@ class Reports:
     def is_plain(self) -> bool:
         """Whether an exchange tells it all, if every return finds its lease."""
         return not self.failed and not self.refused
+
+    def exchange(self, store: Store, claim: Claim, *, is_alone: bool = True) -> Step[Exchanged]:
+        """The step that hands in what ended well, and claims."""
+        exchanged = yield from store.exchange(
+            self.returned, self.committed, claim, is_alone=is_alone and not self.results
+        )
+        recorded = {
+            lease.job_id: result
+            for lease, result in self.results.items()
+            if lease not in exchanged.unrecorded
+        }
+        if recorded:
+            yield from store.record_results(recorded)
+        return exchanged
 
     def explain(self, store: Store, worker: str, unrecorded: Sequence[Lease]) -> Step[Sent]:
         """The step that tells what an exchange does not: failures, refusals, and why returned

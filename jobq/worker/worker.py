@@ -350,7 +350,13 @@ class Worker:
         self._note(turn.sent)
         self._heartbeat.add((claimed.lease for claimed in turn.claimed), turn.asked_s)
         self._work.add(
-            Attempt(claimed, self._tasks[claimed.task], self._database, self._budgets[claimed.task])
+            Attempt(
+                claimed,
+                self._tasks[claimed.task],
+                self._database,
+                self._budgets[claimed.task],
+                self._heartbeat.report_progress,
+            )
             for claimed in turn.claimed
         )
         if limit > 0:
@@ -403,7 +409,7 @@ class Worker:
         """The turn's step. Most turns have nothing to look after but the exchange itself."""
         store = self._database.store
         if limit <= 0:
-            return (yield from store.exchange(reports.returned, reports.committed, NOTHING))
+            return (yield from reports.exchange(store, NOTHING))
         began_s = time.monotonic()
         self._looked_from_head = self._cursor.is_at_head(began_s)
         is_promoting = began_s >= self._next_promote_s
@@ -440,9 +446,8 @@ class Worker:
             lease_s=self.options.lease_s,
             since=self._cursor.since(began_s),
         )
-        exchanged = yield from store.exchange(
-            reports.returned,
-            reports.committed,
+        exchanged = yield from reports.exchange(
+            store,
             claim,
             is_alone=not (is_scheduling or is_promoting or is_looking or self._limited.is_served),
         )
@@ -457,9 +462,7 @@ class Worker:
         store = self._database.store
         for report in reports.singly():
             try:
-                exchanged = self._control.run(
-                    store.exchange(report.returned, report.committed, NOTHING)
-                )
+                exchanged = self._control.run(report.exchange(store, NOTHING))
                 sent = self._control.run(report.explain(store, self.id, exchanged.unrecorded))
             except DatabaseUnavailable:
                 again.extend(report)

@@ -33,6 +33,7 @@ TABLES = (
     "pauses",
     "slots",
     "steps",
+    "progress",
     "ambiguous",
     "schedules",
     "ticks",
@@ -141,6 +142,7 @@ def upgrade() -> None:
         column("outcome", text),
         column("token", big),
         column("recorded_at", instant),
+        column("result", text, null=True),
         check("commit_records", "outcome", "outcome IN ('committed', 'dead', 'cancelled')"),
         key=("job_id", "shard"),
     )
@@ -239,6 +241,16 @@ def upgrade() -> None:
         column("result", text),
         column("recorded_at", instant),
         key=("job_id", "shard", "name"),
+    )
+    create_table(
+        "progress",
+        column("job_id", big),
+        shard(),
+        column("attempt", small),
+        column("fraction", sa.Double(), null=True),
+        column("note", text, null=True),
+        column("reported_at", instant),
+        key=("job_id", "shard"),
     )
     create_table(
         "ambiguous",

@@ -178,6 +178,19 @@ def test_dead_letters(names: dict[str, Any], app: JobQueue) -> None:
     assert names["mended"].status().args == '{"customer":"Ada Lovelace"}'
 
 
+def test_results(names: dict[str, Any], app: JobQueue) -> None:
+    enqueue, wait, boundary, progress = examples("docs/results.md")
+    names["select"] = select
+    run_page("docs/results.md", [enqueue, boundary, progress], names)
+    settled = names["settle"].enqueue(order_id=7)
+    exported = names["export"].enqueue(pages=3)
+    with app.worker(poll_s=0.05):
+        run_page("docs/results.md", [wait], names)
+        assert settled.result(BOUND_S) == 700
+        assert exported.wait(BOUND_S).result is None
+    assert names["cents"] in (0, 100)
+
+
 def test_unique(names: dict[str, Any], app: JobQueue) -> None:
     run_page("docs/unique.md", examples("docs/unique.md"), names)
 

@@ -166,6 +166,12 @@ STATEMENTS = (
     Hot("EXTEND", {**LEASES, "lease_s": 30.0}, LEASE_KEY),
     Hot("HELD", LEASES, LEASE_KEY),
     Hot("COMMIT_RECORD", {"job_id": LEASED[8], "token": 1}, LEASE_KEY, ANYWHERE, 1),
+    Hot(
+        "RECORD_RESULTS",
+        {"job_ids": ENDED_IDS, "results": ["1"] * BATCH},
+        RECORD_KEY,
+        ANYWHERE,
+    ),
     Hot("CONFIRM_RECORD", {"transaction": 0}, {}, ANYWHERE, 1),
     Hot("RECORDS", {"job_ids": ENDED_IDS}, RECORD_KEY, ANYWHERE),
     Hot("LOCK_LEASES", LEASES, all_of(LEASE_KEY, JOB_KEY)),
