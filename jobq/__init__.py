@@ -51,6 +51,11 @@ if TYPE_CHECKING:
         Job,
         Snooze,
     )
+    from jobq.protocol.flow import (
+        When,
+        chain,
+        group,
+    )
     from jobq.protocol.limits import (
         Limit,
     )
@@ -153,10 +158,13 @@ __all__ = [
     "UnreadableArguments",
     "UnsupportedConnection",
     "UnsupportedDatabase",
+    "When",
     "Worker",
     "WorkerOptions",
+    "chain",
     "commit_effect_idempotent",
     "commit_effect_idempotent_async",
+    "group",
 ]
 
 # Where each name lives. They are imported when first used: SQLAlchemy and psycopg take a second,
@@ -192,6 +200,9 @@ _HOMES = {
     "UnsupportedDatabase": "jobq.errors",
     "Job": "jobq.job",
     "Snooze": "jobq.job",
+    "When": "jobq.protocol.flow",
+    "chain": "jobq.protocol.flow",
+    "group": "jobq.protocol.flow",
     "Limit": "jobq.protocol.limits",
     "AmbiguousJob": "jobq.protocol.outside",
     "OutsideEffects": "jobq.protocol.outside",

@@ -44,6 +44,7 @@ from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus, Progress
 from jobq.queues import Queues
 from jobq.schedules import MissedName, Schedules, missed_of
 from jobq.store.base import Store
+from jobq.store.flow import enqueue_flow
 from jobq.store.progress import progress_of
 from jobq.store.step import Step
 from jobq.store.steps import steps_of
@@ -253,6 +254,8 @@ class JobQueue:
         """
         if name in self._schedules:
             raise InvalidOption(f"two schedules are named {name!r}: rename one")
+        if request.after:
+            raise InvalidOption(f"schedule {name!r}: its jobs cannot wait for other jobs")
         declared = Schedule(name, cron, request, timezone, missed_of(missed))
         self._schedules[name] = declared
         return declared
@@ -309,6 +312,11 @@ class JobQueue:
 
         `is_own`: it does not; `can_copy`: on a psycopg connection.
         """
+        if any(request.after for request in requests):
+            return [
+                JobHandle(job_id, self)
+                for job_id in (yield from enqueue_flow(self._store, requests))
+            ]
         if any(request.unique is not None for request in requests):
             found = yield from enqueue_unique(self._store, requests)
             return [JobHandle(job_id, self, is_new) for job_id, is_new in found]

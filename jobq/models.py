@@ -295,6 +295,31 @@ class Throttled(Base):
     token: Mapped[int] = mapped_column(BigInteger)
 
 
+class Waiting(Base):
+    """A job that waits for others. Whoever takes away one of its dependencies holds its row."""
+
+    __tablename__ = "waiting"
+
+    job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
+    runs_when: Mapped[str] = mapped_column(Text)
+    run_at: Mapped[datetime | None] = mapped_column(Instant)
+    """When it is due, once it waits no more; NULL for `delay_s` after that."""
+    delay_s: Mapped[float] = mapped_column(Double)
+    token: Mapped[int] = mapped_column(BigInteger)
+
+
+class Dependency(Base):
+    """A job that another waits for, and which has no fate yet."""
+
+    __tablename__ = "dependencies"
+    __table_args__ = (Index("jobq_dependencies_job_idx", "job_id"),)
+
+    needs_job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
+    job_id: Mapped[int] = _job_id()
+
+
 class DeclaredLimit(Base):
     """A limit as the code that was started last declares it."""
 
@@ -455,6 +480,7 @@ __all__ = [
     "Base",
     "CommitRecord",
     "DeclaredLimit",
+    "Dependency",
     "IdleWorker",
     "Instant",
     "Job",
@@ -472,6 +498,7 @@ __all__ = [
     "Throttled",
     "Tick",
     "UniqueKey",
+    "Waiting",
     "Worker",
     "metadata_for",
     "tables_for",

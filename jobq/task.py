@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 import psycopg
 from sqlalchemy import Connection
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from jobq.errors import InvalidOption, JobFailed
 from jobq.handler import Handler
+from jobq.protocol.flow import When, when_of
 from jobq.protocol.limits import Limit, line_of
 from jobq.protocol.outside import OutsideEffects
 from jobq.protocol.results import Results, plain_result
@@ -193,6 +194,8 @@ class Task(Generic[P, R]):
         self.unique = unique
         self.outside_effects = outside_effects
         self.results = results
+        self.after: tuple[int, ...] = ()
+        self.when = When.DONE
         self.__doc__ = handler.function.__doc__
 
     def __repr__(self) -> str:
@@ -212,11 +215,15 @@ class Task(Generic[P, R]):
         run_at: datetime | None = None,
         delay: timedelta | float | None = None,
         unique: Unique | None = None,
+        after: JobHandle | int | Iterable[JobHandle | int] = (),
+        when: When | Literal["done", "ended", "failed"] = When.DONE,
     ) -> Task[P, R]:
         """Return the same task with other options: `charge.using(delay=60).enqueue(order_id=7)`.
 
         `priority`: smaller runs first. `run_at`: an aware datetime. `delay`: seconds, or a
-        timedelta, from now by the database's clock. `unique`: see `Unique`. Raises InvalidOption.
+        timedelta, from now by the database's clock. `unique`: see `Unique`. `after`: jobs that it
+        waits for; `when`: how they have to end, see `When`; `delay` counts from then. Raises
+        InvalidOption.
         """
         changes: dict[str, Any] = {
             "queue": queue,
@@ -230,6 +237,9 @@ class Task(Generic[P, R]):
         )
         task = copy(self)
         task.options = options
+        needed = [after] if isinstance(after, JobHandle | int) else after
+        task.after = tuple(one.id if isinstance(one, JobHandle) else one for one in needed)
+        task.when = when_of(when)
         if unique is not None:
             task.unique = unique
             self.handler.arguments.check_names("unique", unique.by or ())
@@ -248,6 +258,8 @@ class Task(Generic[P, R]):
             delay_s=self.options.delay_s,
             line=self._line(encoded) if self.limits else None,
             unique=self._unique(encoded) if self.unique else None,
+            after=self.after,
+            when=self.when.value,
         )
 
     def _line(self, encoded: str) -> str | None:

@@ -22,6 +22,7 @@ FROM (
     UNION ALL SELECT job_id, 0, 1, 0, 0, 0, 0 FROM jobq.scheduled
     UNION ALL SELECT job_id, 0, 0, 1, 0, 0, 0 FROM jobq.ready
     UNION ALL SELECT job_id, 0, 0, 1, 0, 0, 0 FROM jobq.throttled
+    UNION ALL SELECT job_id, 0, 1, 0, 0, 0, 0 FROM jobq.waiting
     UNION ALL SELECT job_id, 0, 0, 0, 0, 0, 1 FROM jobq.ambiguous
     UNION ALL SELECT lease.job_id, 0, 0, 0, 1, 0, 0 FROM jobq.leases AS lease
         LEFT JOIN jobq.commit_records AS record ON record.job_id = lease.job_id
@@ -37,6 +38,9 @@ SELECT place, job_id FROM (
     SELECT 'scheduled' AS place, job_id FROM jobq.scheduled
     UNION ALL SELECT 'ready', job_id FROM jobq.ready
     UNION ALL SELECT 'throttled', job_id FROM jobq.throttled
+    UNION ALL SELECT 'waiting', job_id FROM jobq.waiting
+    UNION ALL SELECT 'dependencies', job_id FROM jobq.dependencies
+    UNION ALL SELECT 'dependencies', needs_job_id FROM jobq.dependencies
     UNION ALL SELECT 'leases', job_id FROM jobq.leases
     UNION ALL SELECT 'commit_records', job_id FROM jobq.commit_records
     UNION ALL SELECT 'attempts', job_id FROM jobq.attempts
@@ -85,11 +89,20 @@ SELECT job_id, token FROM jobq.commit_records
 WHERE outcome = 'committed' AND job_id NOT IN (SELECT job_id FROM ledger)
 """
 
+# Else it would wait for ever, or be run before its time.
+WHO_WAITS_WAITS_FOR_SOMETHING = """
+SELECT 'waiting', job_id FROM jobq.waiting
+WHERE job_id NOT IN (SELECT job_id FROM jobq.dependencies)
+UNION ALL SELECT 'dependencies', job_id FROM jobq.dependencies
+WHERE job_id NOT IN (SELECT job_id FROM jobq.waiting)
+"""
+
 ALWAYS = {
     "every job is in exactly one place": ONE_PLACE,
     "no place holds a job that does not exist": NO_PLACE_WITHOUT_A_JOB,
     "attempts never exceed max_attempts": ATTEMPTS_WITHIN_LIMIT,
     "the lease tokens of a job only grow": TOKENS_ONLY_GROW,
+    "a job waits for others while there are any": WHO_WAITS_WAITS_FOR_SOMETHING,
     "an effect is applied at most once": EFFECT_AT_MOST_ONCE,
     "no effect is applied without its commit record": NO_EFFECT_WITHOUT_RECORD,
 }

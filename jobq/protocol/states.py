@@ -9,6 +9,8 @@ class State(StrEnum):
     """Where a job is. A state is a place (the table its row is in), never a stored column."""
 
     SCHEDULED = "scheduled"
+    WAITING = "waiting"
+    """For other jobs."""
     READY = "ready"
     THROTTLED = "throttled"
     """Due, and waiting for its limits."""

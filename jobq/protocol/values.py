@@ -39,6 +39,10 @@ class JobRequest(NamedTuple):
     line: str | None = None
     """Where it waits once it is due, when its task has limits; None for its queue."""
     unique: UniqueRequest | None = None
+    after: tuple[int, ...] = ()
+    """The jobs it waits for: ids, or how far back they stand in the list of requests (-1, ...)."""
+    when: str = "done"
+    """See `When`."""
 
 
 class Lease(NamedTuple):

@@ -35,6 +35,7 @@ from jobq.protocol.values import (
     Reported,
 )
 from jobq.store.ambiguous import park, unpark
+from jobq.store.flow import leave_waiting, waited_for
 from jobq.store.limits import leave_line
 from jobq.store.portable import Portable
 from jobq.store.progress import forget_progress
@@ -290,6 +291,8 @@ class Store(ABC):
             if token is None:
                 token = yield from leave_line(self.portable, job_id)
             if token is None:
+                token = yield from leave_waiting(self.portable, job_id)
+            if token is None:
                 token = yield from unpark(self.portable, job_id)
             if token is not None:
                 return (yield from self._insert_cancelled(Lease(job_id, token)))
@@ -323,6 +326,8 @@ class Store(ABC):
         if gone and not is_dry_run:
             # A dead job may have been retried between the snapshot of that look and its lock.
             gone = yield from self._prunable(gone, is_locked=False)
+            needed = yield from waited_for(self.portable, gone)
+            gone = [job_id for job_id in gone if job_id not in needed]
         if gone and not is_dry_run:
             yield from self._delete_jobs(gone)
             yield from forget_keys(self.portable, gone)

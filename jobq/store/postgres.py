@@ -542,7 +542,7 @@ SELECT jobs.id, jobs.queue, jobs.task, jobs.args::text, jobs.priority, jobs.max_
        leases.due_at, leases.attempt, leases.worker, leases.lease_expires_at,
        record.outcome, record.recorded_at,
        ended.attempt, ended.holds_record, throttled.due_at, throttled.attempts, ambiguous.attempt,
-       record.result
+       record.result, waiting.token
 FROM {schema}.jobs
 LEFT JOIN {schema}.scheduled ON scheduled.shard = jobs.shard AND scheduled.job_id = jobs.id
 LEFT JOIN LATERAL (
@@ -553,6 +553,7 @@ LEFT JOIN {schema}.throttled ON throttled.shard = jobs.shard AND throttled.job_i
 LEFT JOIN {schema}.leases ON leases.shard = jobs.shard AND leases.job_id = jobs.id
 LEFT JOIN {schema}.commit_records AS record
   ON record.shard = jobs.shard AND record.job_id = jobs.id
+LEFT JOIN {schema}.waiting ON waiting.shard = jobs.shard AND waiting.job_id = jobs.id
 LEFT JOIN {schema}.ambiguous ON ambiguous.shard = jobs.shard AND ambiguous.job_id = jobs.id
 CROSS JOIN LATERAL (
     SELECT max(attempt) FILTER (WHERE outcome <> 'snoozed') AS attempt,
@@ -570,6 +571,7 @@ COUNTS = """
 SELECT 'scheduled', count(*) FROM {schema}.scheduled WHERE shard = %(shard)s
 UNION ALL SELECT 'ready', count(*) FROM {schema}.ready WHERE shard = %(shard)s
 UNION ALL SELECT 'throttled', count(*) FROM {schema}.throttled WHERE shard = %(shard)s
+UNION ALL SELECT 'waiting', count(*) FROM {schema}.waiting WHERE shard = %(shard)s
 UNION ALL SELECT 'ambiguous', count(*) FROM {schema}.ambiguous WHERE shard = %(shard)s
 UNION ALL SELECT CASE WHEN record.outcome IS NULL THEN 'leased' ELSE 'committed' END, count(*)
     FROM {schema}.leases

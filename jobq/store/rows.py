@@ -49,6 +49,7 @@ class JobRow(NamedTuple):
     throttled_attempts: int | None
     ambiguous_attempt: int | None
     result: str | None
+    waiting_token: int | None
 
 
 def job_status(row: JobRow) -> JobStatus:
@@ -79,6 +80,8 @@ def _state(row: JobRow) -> State:
         return State.DONE if outcome is Outcome.COMMITTED else State(outcome.value)
     if row.worker is not None:
         return State.LEASED
+    if row.waiting_token is not None:
+        return State.WAITING
     if row.throttled_due_at is not None:
         return State.THROTTLED
     if row.ambiguous_attempt is not None:

@@ -356,7 +356,7 @@ SELECT job.id, job.queue, job.task, job.args, job.priority, job.max_attempts,
         WHERE shard = job.shard AND job_id = job.id AND outcome <> 'snoozed'),
        EXISTS (SELECT 1 FROM jobq_attempts
                WHERE shard = job.shard AND job_id = job.id AND token = record.token),
-       throttled.due_at, throttled.attempts, ambiguous.attempt, record.result
+       throttled.due_at, throttled.attempts, ambiguous.attempt, record.result, waiting.token
 FROM jobq_jobs AS job
 LEFT JOIN jobq_throttled AS throttled
   ON throttled.shard = job.shard AND throttled.job_id = job.id
@@ -367,6 +367,7 @@ LEFT JOIN jobq_ready AS ready
  AND ready.job_id = job.id
 LEFT JOIN jobq_leases AS lease ON lease.shard = job.shard AND lease.job_id = job.id
 LEFT JOIN jobq_commit_records AS record ON record.shard = job.shard AND record.job_id = job.id
+LEFT JOIN jobq_waiting AS waiting ON waiting.shard = job.shard AND waiting.job_id = job.id
 LEFT JOIN jobq_ambiguous AS ambiguous
   ON ambiguous.shard = job.shard AND ambiguous.job_id = job.id
 WHERE job.shard = :shard AND job.id = :job_id
@@ -381,6 +382,7 @@ COUNTS = """
 SELECT 'scheduled', count(*) FROM jobq_scheduled WHERE shard = :shard
 UNION ALL SELECT 'ready', count(*) FROM jobq_ready WHERE shard = :shard
 UNION ALL SELECT 'throttled', count(*) FROM jobq_throttled WHERE shard = :shard
+UNION ALL SELECT 'waiting', count(*) FROM jobq_waiting WHERE shard = :shard
 UNION ALL SELECT 'ambiguous', count(*) FROM jobq_ambiguous WHERE shard = :shard
 UNION ALL SELECT CASE WHEN record.outcome IS NULL THEN 'leased' ELSE 'committed' END, count(*)
     FROM jobq_leases AS lease LEFT JOIN jobq_commit_records AS record

@@ -44,6 +44,7 @@ from jobq.store.base import LISTEN_AGAIN_S, NOTHING
 from jobq.store.step import Step
 from jobq.task import Task
 from jobq.worker.attempt import Attempt
+from jobq.worker.dependents import Dependents
 from jobq.worker.heartbeat import HeartbeatThread
 from jobq.worker.limited import LimitedLines
 from jobq.worker.maintenance import Pruner
@@ -132,6 +133,7 @@ class Worker:
         )
         self._cursor = ClaimCursor()
         self._scheduler = Scheduler(self._database.store, schedules)
+        self._dependents = Dependents(self._database.store)
         self._limited = LimitedLines(self._database.store, self.id, tasks, options)
         self._served = None if options.queues is None else frozenset(options.queues)
         self._queues = list(options.queues or ())
@@ -359,6 +361,8 @@ class Worker:
             )
             for claimed in turn.claimed
         )
+        if not self._next_promote_s:
+            self._wake.set()  # jobs that waited for others are due
         if limit > 0:
             self._has_backlog = (
                 len(turn.claimed) == limit or self._fell_short or self._limited.until_due_s() <= 0
@@ -421,6 +425,7 @@ class Worker:
         if is_scheduling:
             yield from self._scheduler.look()
         if is_promoting:
+            yield from self._dependents.sweep()
             moved = yield from store.promote(PROMOTE_LIMIT)
             if moved < PROMOTE_LIMIT:
                 self._next_promote_s = time.monotonic() + PROMOTE_INTERVAL_S
@@ -446,11 +451,21 @@ class Worker:
             lease_s=self.options.lease_s,
             since=self._cursor.since(began_s),
         )
+        ended = [lease.job_id for lease in (*reports.returned, *reports.committed)]
+        is_releasing = bool(ended) and self._dependents.has_any
         exchanged = yield from reports.exchange(
             store,
             claim,
-            is_alone=not (is_scheduling or is_promoting or is_looking or self._limited.is_served),
+            is_alone=not (
+                is_scheduling
+                or is_promoting
+                or is_looking
+                or is_releasing
+                or self._limited.is_served
+            ),
         )
+        if is_releasing and (yield from self._dependents.release(ended)):
+            self._next_promote_s = 0.0
         self._fell_short = len(exchanged.claimed) < claim.limit and asked < len(self._queues)
         self._cursor.advance(exchanged.claimed, began_s, time.monotonic())
         exchanged.claimed.extend(limited)

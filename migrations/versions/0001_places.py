@@ -28,6 +28,8 @@ TABLES = (
     "refusals",
     "workers",
     "throttled",
+    "waiting",
+    "dependencies",
     "limits",
     "limit_keys",
     "pauses",
@@ -200,6 +202,23 @@ def upgrade() -> None:
         **CHURN,
     )
     create_table(
+        "waiting",
+        column("job_id", big),
+        shard(),
+        column("runs_when", text),
+        column("run_at", instant, null=True),
+        column("delay_s", sa.Double()),
+        column("token", big),
+        key=("job_id", "shard"),
+    )
+    create_table(
+        "dependencies",
+        column("needs_job_id", big),
+        shard(),
+        column("job_id", big),
+        key=("needs_job_id", "shard", "job_id"),
+    )
+    create_table(
         "limits",
         shard(),
         column("name", text),
@@ -310,6 +329,7 @@ def upgrade() -> None:
         ("jobq_scheduled_run_at_idx", "scheduled", ["run_at"]),
         ("jobq_leases_expiry_idx", "leases", ["lease_expires_at"]),
         ("jobq_unique_keys_job_idx", "unique_keys", ["job_id"]),
+        ("jobq_dependencies_job_idx", "dependencies", ["job_id"]),
         ("jobq_throttled_line_idx", "throttled", ["line", "priority", "due_at", "job_id"]),
     ):
         op.create_index(name, named(table), columns, schema=schema())

@@ -29,7 +29,7 @@ from jobq.protocol.outside import step_key
 
 ROOT = Path(__file__).parents[2]
 BOUND_S = 30.0
-UNDER_WAY = (State.READY, State.THROTTLED, State.LEASED, State.COMMITTED)
+UNDER_WAY = (State.WAITING, State.READY, State.THROTTLED, State.LEASED, State.COMMITTED)
 
 metadata = MetaData()
 ledger = Table("ledger", metadata, Column("order_id", Integer), Column("cents", Integer))
@@ -189,6 +189,15 @@ def test_results(names: dict[str, Any], app: JobQueue) -> None:
         assert settled.result(BOUND_S) == 700
         assert exported.wait(BOUND_S).result is None
     assert names["cents"] in (0, 100)
+
+
+def test_flows(names: dict[str, Any], app: JobQueue) -> None:
+    run_page("docs/flows.md", examples("docs/flows.md"), names)
+
+    counts = drain(app)
+    assert (counts[State.DONE], counts[State.CANCELLED]) == (4 + 101 + 1, 1)
+    assert names["done"].status().state is State.DONE
+    assert names["failed"].status().state is State.CANCELLED
 
 
 def test_unique(names: dict[str, Any], app: JobQueue) -> None:
