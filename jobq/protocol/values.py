@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -81,6 +81,9 @@ class Position(NamedTuple):
     priority: int
     due_at: datetime
     job_id: int
+
+
+HEAD = Position(-32_768, datetime(1, 1, 1, tzinfo=UTC), 0)
 
 
 @dataclass(frozen=True, slots=True)

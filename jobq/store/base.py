@@ -105,6 +105,10 @@ class Store(ABC):
         return (yield from self._exchange((), (), claim)).claimed
 
     @abstractmethod
+    def ready_priorities(self, queues: Sequence[str]) -> Step[list[tuple[str, int]]]:
+        """Return the priorities of ready jobs in these queues, each queue's in their order."""
+
+    @abstractmethod
     def unknown_tasks(self, *, queues: Sequence[str], tasks: Sequence[str]) -> Step[list[str]]:
         """Return tasks of ready jobs that are not among `tasks`."""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cache
 
 from jobq.models import DEFAULT_SCHEMA
@@ -20,6 +19,7 @@ from jobq.protocol.decisions import Ending
 from jobq.protocol.retention import MIN_AGE_S, WORKERS_KEPT_S, WalkedJob
 from jobq.protocol.states import Outcome, State
 from jobq.protocol.values import (
+    HEAD,
     Claim,
     EndedAttempt,
     Exchanged,
@@ -27,7 +27,6 @@ from jobq.protocol.values import (
     JobStatus,
     Lease,
     LeasedAttempt,
-    Position,
     Record,
     Recorded,
     RefusedReport,
@@ -151,7 +150,23 @@ WITH RECURSIVE queues AS (
 SELECT queue FROM queues WHERE queue IS NOT NULL
 """
 
-HEAD = Position(-32_768, datetime(1, 1, 1, tzinfo=UTC), 0)
+# The same for the priorities in these queues.
+READY_PRIORITIES = """
+WITH RECURSIVE level AS (
+    SELECT served.queue, first.priority
+    FROM unnest(%(queues)s::text[]) AS served (queue)
+    CROSS JOIN LATERAL (
+        SELECT priority FROM {schema}.ready
+        WHERE shard = %(shard)s AND queue = served.queue ORDER BY priority LIMIT 1) AS first
+    UNION ALL
+    SELECT level.queue, following.priority
+    FROM level CROSS JOIN LATERAL (
+        SELECT priority FROM {schema}.ready
+        WHERE shard = %(shard)s AND queue = level.queue AND priority > level.priority
+        ORDER BY priority LIMIT 1) AS following
+)
+SELECT queue, priority FROM level LIMIT 1000
+"""
 
 # What ended goes out and what is next comes in, as one statement and one transaction.
 #
@@ -669,6 +684,10 @@ class PostgresStore(Store):
     def ready_queues(self) -> Step[list[str]]:
         rows = yield self._statement(READY_QUEUES)
         return [queue for (queue,) in rows]
+
+    def ready_priorities(self, queues: Sequence[str]) -> Step[list[tuple[str, int]]]:
+        rows = yield self._statement(READY_PRIORITIES, queues=list(queues))
+        return [(queue, priority) for queue, priority in rows]
 
     def unknown_tasks(self, *, queues: Sequence[str], tasks: Sequence[str]) -> Step[list[str]]:
         rows = yield self._statement(UNKNOWN_TASKS, queues=list(queues), tasks=list(tasks))

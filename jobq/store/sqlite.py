@@ -20,6 +20,7 @@ from jobq.protocol.decisions import Ending
 from jobq.protocol.retention import MIN_AGE_S, WORKERS_KEPT_S, WalkedJob
 from jobq.protocol.states import Outcome, State
 from jobq.protocol.values import (
+    HEAD,
     Claim,
     ClaimedJob,
     EndedAttempt,
@@ -114,10 +115,23 @@ WITH RECURSIVE queues (queue) AS (
 SELECT queue FROM queues WHERE queue IS NOT NULL
 """
 
+READY_PRIORITIES = """
+WITH RECURSIVE level (queue, priority) AS (
+    SELECT value, (SELECT min(priority) FROM jobq_ready WHERE shard = :shard AND queue = value)
+    FROM json_each(:queues)
+    UNION ALL
+    SELECT queue, (SELECT min(priority) FROM jobq_ready
+                   WHERE shard = :shard AND queue = level.queue AND priority > level.priority)
+    FROM level WHERE level.priority IS NOT NULL
+)
+SELECT queue, priority FROM level WHERE priority IS NOT NULL LIMIT 1000
+"""
+
 TAKE_READY = f"""
 DELETE FROM jobq_ready WHERE rowid IN (
     SELECT rowid FROM jobq_ready
-    WHERE shard = :shard AND queue = :queue AND task IN (SELECT value FROM json_each(:tasks))
+    WHERE shard = :shard AND queue = :queue AND priority >= :from_priority
+      AND task IN (SELECT value FROM json_each(:tasks))
       AND NOT EXISTS (SELECT 1 FROM jobq_pauses
                       WHERE shard = :shard AND queue = :queue
                         AND (resumes_at IS NULL OR resumes_at > {NOW}))
@@ -443,6 +457,10 @@ class SqliteStore(Store):
         rows = yield self._statement(READY_QUEUES)
         return [queue for (queue,) in rows]
 
+    def ready_priorities(self, queues: Sequence[str]) -> Step[list[tuple[str, int]]]:
+        rows = yield self._statement(READY_PRIORITIES, queues=json.dumps(list(queues)))
+        return [(queue, priority) for queue, priority in rows]
+
     def unknown_tasks(self, *, queues: Sequence[str], tasks: Sequence[str]) -> Step[list[str]]:
         rows = yield self._statement(
             UNKNOWN_TASKS, queues=json.dumps(list(queues)), tasks=json.dumps(list(tasks))
@@ -562,7 +580,7 @@ class SqliteStore(Store):
         return Exchanged(claimed, [lease for lease in returned if lease not in written])
 
     def _take(self, claim: Claim) -> Step[list[ClaimedJob]]:
-        # `since` would save nothing: what is deleted is out of the index at once.
+        # The rest of `since` would save nothing: what is deleted is out of the index at once.
         claimed: list[ClaimedJob] = []
         for queue in claim.queues:
             if len(claimed) >= claim.limit:
@@ -570,6 +588,7 @@ class SqliteStore(Store):
             taken = yield self._statement(
                 TAKE_READY,
                 queue=queue,
+                from_priority=claim.since.get(queue, HEAD).priority,
                 tasks=json.dumps(list(claim.tasks)),
                 limit=claim.limit - len(claimed),
             )

@@ -28,6 +28,7 @@ from jobq.database.base import Database, Link
 from jobq.errors import DatabaseUnavailable, InvalidTask
 from jobq.protocol.budget import RetryBudget
 from jobq.protocol.cursor import HIDDEN_S, ClaimCursor
+from jobq.protocol.fairness import LOWER_SHARE, begin_lower
 from jobq.protocol.retry import Retry
 from jobq.protocol.schedule import Schedule
 from jobq.protocol.values import (
@@ -443,13 +444,23 @@ class Worker:
             # Half of the room: neither kind of job is to keep the other from its turn.
             half = limit // 2 + random.randint(0, limit % 2)  # noqa: S311
             limited = yield from self._limited.claim(half)
+        queues = random.sample(self._queues, asked)
+        since = self._cursor.since(began_s)
+        # Where a look from the head is dear, so is one along the priorities.
+        is_for_lower = (
+            self._has_backlog and self._looked_from_head and random.random() < LOWER_SHARE  # noqa: S311
+        )
+        if is_for_lower:
+            levels = yield from store.ready_priorities(queues)
+            since = begin_lower(levels, random.random())  # noqa: S311
+            is_for_lower = bool(since)
         claim = Claim(
             worker=self.id,
-            queues=random.sample(self._queues, asked),
+            queues=queues,
             tasks=list(self._tasks),
             limit=limit - len(limited),
             lease_s=self.options.lease_s,
-            since=self._cursor.since(began_s),
+            since=since,
         )
         ended = [lease.job_id for lease in (*reports.returned, *reports.committed)]
         is_releasing = bool(ended) and self._dependents.has_any
@@ -461,13 +472,15 @@ class Worker:
                 or is_promoting
                 or is_looking
                 or is_releasing
+                or is_for_lower
                 or self._limited.is_served
             ),
         )
         if is_releasing and (yield from self._dependents.release(ended)):
             self._next_promote_s = 0.0
         self._fell_short = len(exchanged.claimed) < claim.limit and asked < len(self._queues)
-        self._cursor.advance(exchanged.claimed, began_s, time.monotonic())
+        if not is_for_lower:
+            self._cursor.advance(exchanged.claimed, began_s, time.monotonic())
         exchanged.claimed.extend(limited)
         return exchanged
 

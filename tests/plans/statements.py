@@ -9,7 +9,7 @@ from typing import Any
 
 from jobq.models import DEFAULT_SCHEMA
 from jobq.protocol.outside import OutsideEffects
-from jobq.protocol.values import Lease
+from jobq.protocol.values import HEAD, Lease
 from jobq.store import postgres
 from jobq.store.ambiguous import unpark
 from jobq.store.portable import Portable
@@ -135,6 +135,12 @@ STATEMENTS = (
     Hot("PROMOTE", {"limit": BATCH}, all_of(SCHEDULED_DUE, SCHEDULED_KEY, JOB_KEY)),
     # One row for each queue; the head has no queue to begin after.
     Hot("READY_QUEUES", {}, all_of(by("ready", "ready_pkey"), by("ready", "ready_pkey", "queue"))),
+    # One row for each priority of each queue.
+    Hot(
+        "READY_PRIORITIES",
+        {"queues": QUEUES},
+        all_of(by("ready", "ready_pkey", "queue"), by("ready", "ready_pkey", "queue", "priority")),
+    ),
     Hot(
         "EXCHANGE",
         {
@@ -143,9 +149,9 @@ STATEMENTS = (
             "are_recorded": [False, True] * (BATCH // 2),
             "worker": "w",
             "queues": QUEUES,
-            "from_priorities": [postgres.HEAD.priority] * len(QUEUES),
-            "from_due_ats": [postgres.HEAD.due_at] * len(QUEUES),
-            "from_job_ids": [postgres.HEAD.job_id] * len(QUEUES),
+            "from_priorities": [HEAD.priority] * len(QUEUES),
+            "from_due_ats": [HEAD.due_at] * len(QUEUES),
+            "from_job_ids": [HEAD.job_id] * len(QUEUES),
             "tasks": TASKS,
             "limit": BATCH,
             "lease_s": 30.0,
