@@ -13,15 +13,24 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from jobq.database.base import AsyncEffect, Database, Effect, NotWhole
-from jobq.errors import DatabaseUnavailable, EffectOutcomeUnknown, EffectRolledBack, JobNotFound
-from jobq.protocol.values import Lease, Recorded
+from jobq.errors import (
+    DatabaseUnavailable,
+    EffectOutcomeUnknown,
+    EffectRolledBack,
+    JobNotFound,
+    Refusal,
+)
+from jobq.protocol.values import Lease
+from jobq.store.step import Step
 
 C = TypeVar("C")
+T = TypeVar("T")
 
 SETTLE_FOR_S = 30.0
 """How long to ask what became of a COMMIT whose answer was lost."""
@@ -85,7 +94,7 @@ def commit_effect_idempotent(
     at COMMIT and the database could not be asked for the record afterwards, or asked too late.
     """
     begun = relay.take(lease) if relay else None
-    effect, recorded = _begin(database, lease, kind, begun)
+    effect, recorded = _begin(database, kind, lambda: database.store.commit_record(lease), begun)
     following: Lease | None = None
     try:
         yield effect.handle
@@ -121,7 +130,9 @@ async def commit_effect_idempotent_async(
 ) -> AsyncIterator[C]:
     """`commit_effect_idempotent` for asyncio."""
     begun = relay.take(lease) if relay else None
-    effect, recorded = await _begin_async(database, lease, kind, begun)
+    effect, recorded = await _begin_async(
+        database, kind, lambda: database.store.commit_record(lease), begun
+    )
     following: Lease | None = None
     try:
         yield effect.handle
@@ -147,9 +158,82 @@ async def commit_effect_idempotent_async(
             await effect.close()
 
 
+@contextmanager
+def commit_effects_together(
+    database: Database, leases: Sequence[Lease], kind: type[C]
+) -> Iterator[Together[C]]:
+    """Run one effect for several jobs, and the commit records of all of them, as one transaction.
+
+    Blocks. Yields the session or connection, the leases that may commit, and why the others may
+    not; when there are none that may, there is no session. Raises as `commit_effect_idempotent`
+    does at its end.
+    """
+    effect, (recorded, refused) = _begin(
+        database, kind, lambda: database.store.commit_records(leases)
+    )
+    accepted = [one.lease for one in recorded]
+    try:
+        if not accepted:
+            yield Together(None, [], refused)
+            return
+        yield Together(effect.handle, accepted, refused)
+        effect.flush()
+        try:
+            effect.commit(database.store.confirm_record(recorded[0]))
+        except NotWhole as error:
+            raise _rolled_back(accepted[0]) from error
+        except Exception as error:
+            # They are one transaction: what became of the first became of all.
+            if not effect.is_broken or not _settle(database, accepted[0], error):
+                raise
+    finally:
+        effect.close()
+
+
+@asynccontextmanager
+async def commit_effects_together_async(
+    database: Database, leases: Sequence[Lease], kind: type[C]
+) -> AsyncIterator[Together[C]]:
+    """`commit_effects_together` for asyncio."""
+    effect, (recorded, refused) = await _begin_async(
+        database, kind, lambda: database.store.commit_records(leases)
+    )
+    accepted = [one.lease for one in recorded]
+    try:
+        if not accepted:
+            yield Together(None, [], refused)
+            return
+        yield Together(effect.handle, accepted, refused)
+        await effect.flush()
+        try:
+            await effect.commit(database.store.confirm_record(recorded[0]))
+        except NotWhole as error:
+            raise _rolled_back(accepted[0]) from error
+        except Exception as error:
+            if not effect.is_broken or not await asyncio.to_thread(
+                _settle, database, accepted[0], error
+            ):
+                raise
+    finally:
+        await effect.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Together(Generic[C]):
+    """An open transaction for the effect of several jobs."""
+
+    handle: C | None
+    accepted: list[Lease]
+    """In the order of their jobs."""
+    refused: dict[Lease, Refusal]
+
+
 def _begin(
-    database: Database, lease: Lease, kind: type[C], begun: Effect[C] | None
-) -> tuple[Effect[C], Recorded]:
+    database: Database,
+    kind: type[C],
+    record: Callable[[], Step[T]],
+    begun: Effect[C] | None = None,
+) -> tuple[Effect[C], T]:
     """Open the transaction, unless it is `begun`, and insert the record.
 
     Pooled connections may all have died with the last server; nothing has been done yet, so a
@@ -159,7 +243,7 @@ def _begin(
         effect = begun or database.begin_effect(kind)
         begun = None
         try:
-            recorded = effect.run(database.store.commit_record(lease))
+            recorded = effect.run(record())
         except BaseException:
             was_broken = effect.is_broken
             effect.close()
@@ -171,13 +255,16 @@ def _begin(
 
 
 async def _begin_async(
-    database: Database, lease: Lease, kind: type[C], begun: AsyncEffect[C] | None
-) -> tuple[AsyncEffect[C], Recorded]:
+    database: Database,
+    kind: type[C],
+    record: Callable[[], Step[T]],
+    begun: AsyncEffect[C] | None = None,
+) -> tuple[AsyncEffect[C], T]:
     for _ in range(database.max_connections + 1):
         effect = begun or await database.begin_effect_async(kind)
         begun = None
         try:
-            recorded = await effect.run(database.store.commit_record(lease))
+            recorded = await effect.run(record())
         except BaseException:
             was_broken = effect.is_broken
             await effect.close()

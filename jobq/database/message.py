@@ -35,6 +35,11 @@ def sent(statements: Sequence[str], pgconn: PGconn) -> PQGen[list[PGresult]]:
     return results
 
 
+def can_be_written_out(statement: Statement) -> bool:
+    """Whether its parameters are whole numbers."""
+    return all(isinstance(value, int) for value in statement.params.values())
+
+
 def begin_with(statement: Statement | None, prepared: dict[str, str]) -> list[str]:
     """Return what begins a transaction with `statement`, which is planned once a session:
     `prepared` has what the session knows already."""

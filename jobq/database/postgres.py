@@ -40,6 +40,7 @@ from jobq.database.execute import (
 )
 from jobq.database.message import (
     begin_with,
+    can_be_written_out,
     check_committed,
     commit_if,
     failure,
@@ -505,6 +506,9 @@ class _PsycopgEffect(Effect[PsycopgConnection]):
         return execute(step, self.handle)
 
     def _begin_with(self, statement: Statement | None) -> Rows:
+        if statement is not None and not can_be_written_out(statement):
+            self._begin_with(None)
+            return self.handle.execute(statement.sql.encode(), statement.params).fetchall()
         results = self._send(begin_with(statement, self.handle.prepared))
         error = failure(results)
         if isinstance(error, errors.InvalidSqlStatementName):
@@ -589,6 +593,10 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
         return await execute_async(step, self.handle)
 
     async def _begin_with(self, statement: Statement | None) -> Rows:
+        if statement is not None and not can_be_written_out(statement):
+            await self._begin_with(None)
+            cursor = await self.handle.execute(statement.sql.encode(), statement.params)
+            return await cursor.fetchall()
         results = await self._send(begin_with(statement, self.handle.prepared))
         error = failure(results)
         if isinstance(error, errors.InvalidSqlStatementName):

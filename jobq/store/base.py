@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
-from jobq.errors import AlreadyCommitted, JobNotFound, JobqError, LeaseLost
+from jobq.errors import AlreadyCommitted, JobNotFound, JobqError, LeaseLost, Refusal
 from jobq.protocol.decisions import EXPIRED, Ending, ending_of, recovered
 from jobq.protocol.retention import WORKERS_KEPT_S, Pruned, RetentionPolicy, WalkedJob
 from jobq.protocol.states import AttemptEnd, Outcome, Stage, State
@@ -136,10 +136,21 @@ class Store(ABC):
         recorded = yield from self._insert_record(lease)
         if recorded is not None:
             return recorded
-        record = (yield from self._records([lease])).get(lease.job_id)
-        if record is None:
-            raise LeaseLost(lease.job_id, lease.token)
-        raise AlreadyCommitted(lease.job_id, lease.token, record.outcome)
+        raise _refusal(lease, (yield from self._records([lease])).get(lease.job_id))
+
+    def commit_records(
+        self, leases: Sequence[Lease]
+    ) -> Step[tuple[list[Recorded], dict[Lease, Refusal]]]:
+        """`commit_record` for the jobs of a batch, which share their effect's transaction.
+
+        Return what was recorded, and why the others were not: those change nothing.
+        """
+        recorded = yield from self._insert_records(leases)
+        refused = sorted(set(leases) - {one.lease for one in recorded})
+        if not refused:
+            return recorded, {}
+        records = yield from self._records(refused)
+        return recorded, {lease: _refusal(lease, records.get(lease.job_id)) for lease in refused}
 
     @abstractmethod
     def confirm_record(self, recorded: Recorded) -> Step[bool]:
@@ -394,6 +405,10 @@ class Store(ABC):
         """Return None when there is no such lease, or the job has its fate."""
 
     @abstractmethod
+    def _insert_records(self, leases: Sequence[Lease]) -> Step[list[Recorded]]:
+        """The same for several, in the order of their jobs; those refused are left out."""
+
+    @abstractmethod
     def _records(self, leases: Sequence[Lease]) -> Step[dict[int, Record]]: ...
 
     @abstractmethod
@@ -450,6 +465,12 @@ class Store(ABC):
     @abstractmethod
     def _delete_jobs(self, job_ids: Sequence[int]) -> Step[None]:
         """Delete the jobs, their records, attempts, refusals and steps."""
+
+
+def _refusal(lease: Lease, record: Record | None) -> Refusal:
+    if record is None:
+        return LeaseLost(lease.job_id, lease.token)
+    return AlreadyCommitted(lease.job_id, lease.token, record.outcome)
 
 
 def _commit_of(lease: Lease) -> Record:

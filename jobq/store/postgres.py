@@ -318,6 +318,22 @@ ON CONFLICT (shard, job_id) DO NOTHING
 RETURNING pg_current_xact_id()::text, set_config('enable_seqscan', NULL, true)
 """
 
+# The same for the jobs of a batch. The lateral locks row by row, and the records are inserted, in
+# the order of `named`: of two who come with the same jobs one waits for the other.
+COMMIT_RECORDS = """
+INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
+SELECT %(shard)s, lease.job_id, 'committed', lease.token, clock_timestamp()
+FROM (
+    SELECT * FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
+    ORDER BY job_id) AS named
+CROSS JOIN LATERAL (
+    SELECT job_id, token FROM {schema}.leases
+    WHERE shard = %(shard)s AND job_id = named.job_id AND token = named.token
+    FOR KEY SHARE) AS lease
+ON CONFLICT (shard, job_id) DO NOTHING
+RETURNING job_id, token, pg_current_xact_id()::text, set_config('enable_seqscan', NULL, true)
+"""
+
 # By the transaction that wrote the records.
 RECORD_RESULTS = """
 UPDATE {schema}.commit_records
@@ -753,6 +769,10 @@ class PostgresStore(Store):
     def _insert_record(self, lease: Lease) -> Step[Recorded | None]:
         rows = yield self._statement(COMMIT_RECORD, job_id=lease.job_id, token=lease.token)
         return Recorded(lease, int(rows[0][0])) if rows else None
+
+    def _insert_records(self, leases: Sequence[Lease]) -> Step[list[Recorded]]:
+        rows = yield self._statement(COMMIT_RECORDS, **_named(leases))
+        return [Recorded(Lease(row[0], row[1]), int(row[2])) for row in rows]
 
     def _records(self, leases: Sequence[Lease]) -> Step[dict[int, Record]]:
         rows = yield self._statement(RECORDS, job_ids=[lease.job_id for lease in leases])

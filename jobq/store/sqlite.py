@@ -546,6 +546,10 @@ class SqliteStore(Store):
         rows = yield self._statement(COMMIT_RECORD, job_id=lease.job_id, token=lease.token)
         return Recorded(lease, transaction=0) if rows else None
 
+    def _insert_records(self, leases: Sequence[Lease]) -> Step[list[Recorded]]:
+        rows = yield self._statement(RECORD_RETURNED, leases=_named(leases))
+        return [Recorded(Lease(*row), transaction=0) for row in rows]
+
     def _records(self, leases: Sequence[Lease]) -> Step[dict[int, Record]]:
         rows = yield self._statement(RECORDS, job_ids=_job_ids(leases))
         return {job_id: Record(token, Outcome(outcome)) for job_id, token, outcome in rows}

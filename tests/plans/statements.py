@@ -172,6 +172,7 @@ STATEMENTS = (
     Hot("EXTEND", {**LEASES, "lease_s": 30.0}, LEASE_KEY),
     Hot("HELD", LEASES, LEASE_KEY),
     Hot("COMMIT_RECORD", {"job_id": LEASED[8], "token": 1}, LEASE_KEY, ANYWHERE, 1),
+    Hot("COMMIT_RECORDS", LEASES, LEASE_KEY, ANYWHERE),
     Hot(
         "RECORD_RESULTS",
         {"job_ids": ENDED_IDS, "results": ["1"] * BATCH},
