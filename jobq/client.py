@@ -196,7 +196,72 @@ class JobQueue:
 
         Raises InvalidTask or InvalidOption.
         """
-        options = Options(queue=queue, priority=priority, max_attempts=max_attempts)
+        register = self._registering(
+            name,
+            Options(queue=queue, priority=priority, max_attempts=max_attempts),
+            retry=retry,
+            keep=keep,
+            limits=limits,
+            unique=unique,
+            outside_effects=outside_effects,
+            keep_result=keep_result,
+        )
+        return register if function is None else register(function)
+
+    def batch_task(
+        self,
+        *,
+        size: int,
+        name: str | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        max_attempts: int = 5,
+        retry: Retry | None = None,
+        keep: Retention | None = None,
+        limits: Sequence[Limit] = (),
+        unique: Unique | None = None,
+    ) -> BatchTaskDecorator:
+        """Register a function that does several jobs at once, in one transaction.
+
+            @app.batch_task(size=100)
+            def index(db: Session, documents: list[int]) -> None: ...
+
+            index.enqueue(7)
+
+        It takes a session or connection, if it has an effect in the database, and one sequence with
+        an item for each job, up to `size` of them: those that wait in the worker at that moment.
+        When it raises, nothing is committed, and each half is tried by itself: a job that fails
+        alone has failed, and the others are done. The options are those of `task`.
+
+        Raises InvalidTask or InvalidOption.
+        """
+        if size < 1:
+            raise InvalidOption(f"size {size}: a batch has at least one job")
+        return self._registering(
+            name,
+            Options(queue=queue, priority=priority, max_attempts=max_attempts),
+            retry=retry,
+            keep=keep,
+            limits=limits,
+            unique=unique,
+            outside_effects="at_least_once",
+            keep_result=False,
+            batch_size=size,
+        )
+
+    def _registering(
+        self,
+        name: str | None,
+        options: Options,
+        *,
+        retry: Retry | None,
+        keep: Retention | None,
+        limits: Sequence[Limit],
+        unique: Unique | None,
+        outside_effects: OutsideEffectsName,
+        keep_result: bool,
+        batch_size: int | None = None,
+    ) -> Callable[[Callable[..., Any]], Any]:
         if name is not None:
             check_name("task", name)
         policy = policy_of(outside_effects)
@@ -208,7 +273,7 @@ class JobQueue:
                     f"two tasks are named {named!r}: give one of them another name, as in "
                     "@app.task(name=...)"
                 )
-            handler = inspect_handler(named, function)
+            handler = inspect_handler(named, function, is_batch=batch_size is not None)
             for limit in limits:
                 self._declare(limit)
                 handler.arguments.check_names(f"limit {limit.name!r}", limit.by)
@@ -229,11 +294,12 @@ class JobQueue:
                 unique=unique,
                 outside_effects=policy,
                 results=results,
+                batch_size=batch_size,
             )
             self._tasks[named] = task
             return task
 
-        return register if function is None else register(function)
+        return register
 
     def schedule(
         self,
@@ -471,6 +537,19 @@ class TaskDecorator(Protocol):
     def __call__(self, function: Callable[Concatenate[Job, P], R], /) -> Task[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class BatchTaskDecorator(Protocol):
+    """What `@app.batch_task(...)` returns: a handler of items becomes the `Task` of one item."""
+
+    @overload
+    def __call__(self, function: Callable[[D, list[T]], R], /) -> Task[[T], None]: ...
+    @overload
+    def __call__(self, function: Callable[[D, Sequence[T]], R], /) -> Task[[T], None]: ...
+    @overload
+    def __call__(self, function: Callable[[list[T]], R], /) -> Task[[T], None]: ...
+    @overload
+    def __call__(self, function: Callable[[Sequence[T]], R], /) -> Task[[T], None]: ...
 
 
 def _default_name(function: Callable[..., Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sqlite3
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +36,28 @@ class Handler:
     returned: Any
     """Its return annotation; None when it has none, or says that it returns nothing."""
 
+    def call(self, task: str, *args: object, **kwargs: object) -> Any:
+        """Call a plain `def`. Raises what it raises; InvalidTask when it is none."""
+        returned = self.function(*args, **kwargs)
+        if inspect.iscoroutine(returned):
+            # A decorator hid that the function is a coroutine function: nothing of it has run.
+            returned.close()
+            raise InvalidTask(
+                f"task {task!r} is a plain `def` that returned a coroutine: make the function that "
+                "is registered `async def`"
+            )
+        return returned
+
     def leading(self, job: Job, effect: object) -> list[object]:
         """Return what jobq passes before the job's own arguments."""
         return [job if name == "job" else effect for name in self.injected]
 
 
-def inspect_handler(task: str, function: Callable[..., Any]) -> Handler:
-    """Read a handler's signature. Raises InvalidTask, saying what to change."""
+def inspect_handler(task: str, function: Callable[..., Any], *, is_batch: bool = False) -> Handler:
+    """Read a handler's signature. Raises InvalidTask, saying what to change.
+
+    `is_batch`: it takes the arguments of several jobs, as a sequence.
+    """
     if not inspect.isroutine(function):
         raise InvalidTask(
             f"task {task!r}: a handler is a function, not a {type(function).__qualname__}: wrap it "
@@ -80,6 +95,8 @@ def inspect_handler(task: str, function: Callable[..., Any]) -> Handler:
             )
     if effect_kind is not None:
         _check_colour(task, effect_kind, is_async=is_async)
+    if is_batch:
+        parameters = [_one_of_the_batch(task, parameters, injected)]
     returned = hints.get("return")
     return Handler(
         function,
@@ -88,6 +105,21 @@ def inspect_handler(task: str, function: Callable[..., Any]) -> Handler:
         tuple(injected),
         Arguments(task, parameters),
         None if returned in (type(None), typing.NoReturn, typing.Never) else returned,
+    )
+
+
+def _one_of_the_batch(
+    task: str, parameters: list[inspect.Parameter], injected: list[str]
+) -> inspect.Parameter:
+    """The one parameter of a batch's handler, as a single job has it."""
+    if "job" not in injected and len(parameters) == 1:
+        (parameter,) = parameters
+        of = typing.get_args(parameter.annotation)
+        if typing.get_origin(parameter.annotation) in (list, Sequence) and len(of) == 1:
+            return parameter.replace(annotation=of[0], default=parameter.empty)
+    raise InvalidTask(
+        f"batch task {task!r}: its handler takes a session or connection, if it has an effect, and "
+        "one sequence with an item for each job, as in `def index(db: Session, ids: list[int])`"
     )
 
 

@@ -183,6 +183,7 @@ class Task(Generic[P, R]):
         unique: Unique | None = None,
         outside_effects: OutsideEffects = OutsideEffects.AT_LEAST_ONCE,
         results: Results | None = None,
+        batch_size: int | None = None,
     ) -> None:
         self.app = app
         self.name = name
@@ -194,6 +195,7 @@ class Task(Generic[P, R]):
         self.unique = unique
         self.outside_effects = outside_effects
         self.results = results
+        self.batch_size = batch_size
         self.after: tuple[int, ...] = ()
         self.when = When.DONE
         self.__doc__ = handler.function.__doc__

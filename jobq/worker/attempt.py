@@ -11,7 +11,7 @@ from typing import Any
 
 from jobq.commit import Relay, commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
-from jobq.errors import AlreadyCommitted, InvalidTask, Refusal
+from jobq.errors import AlreadyCommitted, Refusal
 from jobq.handler import Handler
 from jobq.job import Fate, Job, Snooze
 from jobq.outside import Outside
@@ -48,8 +48,8 @@ class Attempt:
         self.claimed = claimed
         self.fate = Fate()
         self._job = Job(claimed, database, self.fate, task.results, report_progress)
-        self._task = task
-        self._database = database
+        self.task = task
+        self.database = database
         self._budget = budget
         self._running: asyncio.Task[Any] | None = None
         self._was_cancelled = False
@@ -60,11 +60,20 @@ class Attempt:
 
     @property
     def is_async(self) -> bool:
-        return self._task.handler.is_async
+        return self.task.handler.is_async
+
+    @property
+    def leases(self) -> list[Lease]:
+        return [self.lease]
+
+    @property
+    def name(self) -> str:
+        return f"{self.claimed.task} {self.lease.job_id}"
 
     @property
     def effect_kind(self) -> type[Any] | None:
-        return self._task.handler.effect_kind
+        """What kind of effect transaction it opens for itself alone."""
+        return None if self.task.batch_size else self.task.handler.effect_kind
 
     def lose(self) -> None:
         """The lease is gone: cancel an async handler, tell one in a thread."""
@@ -101,77 +110,65 @@ class Attempt:
         self._running = asyncio.current_task()
         try:
             await self._run_async(relay)
-        except Refusal as refusal:
-            return self._was_refused(refusal)
-        except Snooze as snooze:
-            return self._concluded(
-                FailedAttempt(self.lease, AttemptEnd.SNOOZED, None, snooze.delay_s)
-            )
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
-            return self._concluded(self._failure(error))
-        return self._concluded(Returned(self.lease, self.fate.result))
+            return self.ended(error)
+        return self.ended(None)
 
     def run_in_thread(self, relay: Relay) -> Report:
         """Run a `def` handler in place; return the report, whatever the handler does."""
         try:
             self._run_blocking(relay)
-        except Refusal as refusal:
-            return self._was_refused(refusal)
-        except Snooze as snooze:
-            return self._concluded(
-                FailedAttempt(self.lease, AttemptEnd.SNOOZED, None, snooze.delay_s)
-            )
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
+            return self.ended(error)
+        return self.ended(None)
+
+    def ended(self, error: BaseException | None) -> Report:
+        """The handler returned, or raised this; return the report."""
+        if isinstance(error, Refusal):
+            self.fate.refusal = self.fate.refusal or error
+        elif isinstance(error, Snooze):
+            return self._concluded(
+                FailedAttempt(self.lease, AttemptEnd.SNOOZED, None, error.delay_s)
+            )
+        elif error is not None:
             return self._concluded(self._failure(error))
         return self._concluded(Returned(self.lease, self.fate.result))
 
-    def _was_refused(self, refusal: Refusal) -> Report:
-        self.fate.refusal = self.fate.refusal or refusal
-        return self._concluded(Returned(self.lease))
-
     async def _run_async(self, relay: Relay) -> None:
-        handler = self._task.handler
+        handler = self.task.handler
         arguments = handler.arguments.decode(self.claimed.args)
-        if (policy := self._task.outside_effects) is not OutsideEffects.AT_LEAST_ONCE:
-            await Outside(self.claimed, self._database, self.fate).begin_async(policy)
+        if (policy := self.task.outside_effects) is not OutsideEffects.AT_LEAST_ONCE:
+            await Outside(self.claimed, self.database, self.fate).begin_async(policy)
         if handler.effect_kind is None:
             self._keep(await handler.function(*handler.leading(self._job, None), **arguments))
             return
         self.fate.is_boundary_open = True
         async with commit_effect_idempotent_async(
-            self._database, self.lease, handler.effect_kind, relay, lambda: self.fate.result
+            self.database, self.lease, handler.effect_kind, relay, lambda: self.fate.result
         ) as effect:
             self._keep(await handler.function(*handler.leading(self._job, effect), **arguments))
         self.fate.is_committed = True
 
     def _run_blocking(self, relay: Relay) -> None:
-        handler = self._task.handler
+        handler = self.task.handler
         arguments = handler.arguments.decode(self.claimed.args)
-        if (policy := self._task.outside_effects) is not OutsideEffects.AT_LEAST_ONCE:
-            Outside(self.claimed, self._database, self.fate).begin(policy)
+        if (policy := self.task.outside_effects) is not OutsideEffects.AT_LEAST_ONCE:
+            Outside(self.claimed, self.database, self.fate).begin(policy)
         if handler.effect_kind is None:
             self._call(handler.leading(self._job, None), arguments)
             return
         self.fate.is_boundary_open = True
         with commit_effect_idempotent(
-            self._database, self.lease, handler.effect_kind, relay, lambda: self.fate.result
+            self.database, self.lease, handler.effect_kind, relay, lambda: self.fate.result
         ) as effect:
             self._call(handler.leading(self._job, effect), arguments)
         self.fate.is_committed = True
 
     def _call(self, leading: list[object], arguments: dict[str, Any]) -> None:
-        returned = self._task.handler.function(*leading, **arguments)
-        if inspect.iscoroutine(returned):
-            # A decorator hid that the function is a coroutine function: nothing of it has run.
-            returned.close()
-            raise InvalidTask(
-                f"task {self._task.name!r} is a plain `def` that returned a coroutine: make the "
-                "function that is registered `async def`"
-            )
-        self._keep(returned)
+        self._keep(self.task.handler.call(self.task.name, *leading, **arguments))
 
     def _keep(self, returned: object) -> None:
-        if self._task.results is None or returned is None:
+        if self.task.results is None or returned is None:
             return
         if self.fate.is_committed:
             logger.warning(
@@ -181,7 +178,7 @@ class Attempt:
                 self.claimed.task,
             )
             return
-        self.fate.result = self._task.results.encode(returned)
+        self.fate.result = self.task.results.encode(returned)
 
     def _concluded(self, report: Report) -> Report:
         """What the boundary saw outranks what the handler made of it.
@@ -218,7 +215,7 @@ class Attempt:
         return RefusedReport(self.lease, stage, None)
 
     def _failure(self, error: BaseException) -> FailedAttempt:
-        described = describe_error(_from_handler_on(error, self._task.handler))
+        described = describe_error(_from_handler_on(error, self.task.handler))
         logger.info(
             "job %d (%s) failed in attempt %d of %d: %s: %s",
             self.lease.job_id,

@@ -115,6 +115,15 @@ class Reports:
         )
 
 
+def as_reports(report: Report | Reports) -> Reports:
+    """What an attempt or a batch reports, as a group."""
+    if isinstance(report, Reports):
+        return report
+    reports = Reports()
+    reports.add(report)
+    return reports
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """What became of a group of reports."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from jobq.commit import Relay
 from jobq.protocol.values import Lease
-from jobq.worker.attempt import Attempt
+from jobq.worker.workload import Unit
 
-Run = Callable[[Attempt, Relay], Attempt | None]
+Run = Callable[[Unit, Relay], Unit | None]
 """Runs an attempt to its end and returns the next for the same thread, if there is one."""
 Follow = Callable[[Lease, type[Any]], Lease | None]
 
@@ -29,13 +29,13 @@ class HandlerThreads:
         self._number = number
         self._run = run
         self._follow = follow
-        self._submitted: queue.SimpleQueue[Attempt | None] = queue.SimpleQueue()
+        self._submitted: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
         # What the loop sees of context variables, the handlers see, as with asyncio.to_thread.
         self._context = contextvars.copy_context()
 
-    def submit(self, attempt: Attempt) -> None:
+    def submit(self, attempt: Unit) -> None:
         self._submitted.put(attempt)
         if not self._idle.acquire(blocking=False) and len(self._threads) < self._number:
             # A daemon: a handler that does not end must not keep the process from ending.
@@ -52,7 +52,7 @@ class HandlerThreads:
     def _work(self) -> None:
         relay = Relay(self._follow)
         while (attempt := self._submitted.get()) is not None:
-            following: Attempt | None = attempt
+            following: Unit | None = attempt
             while following is not None:
                 following = self._context.copy().run(self._run, following, relay)
             self._idle.release()

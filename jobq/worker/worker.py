@@ -17,7 +17,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -51,10 +51,10 @@ from jobq.worker.limited import LimitedLines
 from jobq.worker.maintenance import Pruner
 from jobq.worker.options import WorkerOptions
 from jobq.worker.prefetch import Prefetch
-from jobq.worker.reports import Report, Reports, Sent
+from jobq.worker.reports import Report, Reports, Sent, as_reports
 from jobq.worker.scheduler import Scheduler
 from jobq.worker.threads import HandlerThreads
-from jobq.worker.workload import Workload
+from jobq.worker.workload import Unit, Workload
 
 T = TypeVar("T")
 
@@ -522,21 +522,22 @@ class Worker:
         for attempt in self._work.start():
             self._start(attempt, Relay(self._work.follow))
 
-    def _start(self, attempt: Attempt, relay: Relay) -> None:
+    def _start(self, attempt: Unit, relay: Relay) -> None:
         if not attempt.is_async:
             self._handler_threads.submit(attempt)
             return
         assert self._loop is not None
-        name = f"jobq {attempt.claimed.task} {attempt.lease.job_id}"
-        task = self._loop.create_task(attempt.run(relay), name=name)
+        running: Coroutine[Any, Any, Report | Reports] = attempt.run(relay)
+        task = self._loop.create_task(running, name=f"jobq {attempt.name}")
         self._work.is_run_by(attempt, task)
         task.add_done_callback(partial(self._on_ended, attempt, relay))
 
-    def _on_ended(self, attempt: Attempt, relay: Relay, task: asyncio.Task[Report]) -> None:
+    def _on_ended(self, attempt: Unit, relay: Relay, task: asyncio.Task[Report | Reports]) -> None:
         assert self._loop is not None
         # Cancelled before its first step, it has nothing to say for itself.
         report = attempt.interrupt() if task.cancelled() else task.result()
-        self._heartbeat.remove(attempt.lease)
+        for lease in attempt.leases:
+            self._heartbeat.remove(lease)
         following = self._work.ended(attempt, report)
         if left_over := relay.left_over(following.lease if following else None):
             closing = self._loop.create_task(left_over.close())
@@ -547,9 +548,10 @@ class Worker:
         if self._is_idle or self._is_turn_due():
             self._wake.set()
 
-    def _run_in_thread(self, attempt: Attempt, relay: Relay) -> Attempt | None:
+    def _run_in_thread(self, attempt: Unit, relay: Relay) -> Unit | None:
         report = attempt.run_in_thread(relay)
-        self._heartbeat.remove(attempt.lease)
+        for lease in attempt.leases:
+            self._heartbeat.remove(lease)
         following = self._work.ended(attempt, report, in_thread=True)
         if left_over := relay.left_over(following.lease if following else None):
             left_over.close()
@@ -689,10 +691,9 @@ class Worker:
         """Cancelled coroutines end now, rolling back; threads cannot be stopped, only outlived."""
         interrupted = self._work.abandon()
         for attempt in interrupted:
-            self._heartbeat.remove(attempt.lease)
-            report = Reports()
-            report.add(attempt.interrupt())
-            self._work.report(report)
+            for lease in attempt.leases:
+                self._heartbeat.remove(lease)
+            self._work.report(as_reports(attempt.interrupt()))
         coroutines = [task for task in interrupted.values() if task is not None]
         if coroutines:
             await asyncio.wait(coroutines, timeout=LAST_WORDS_S)

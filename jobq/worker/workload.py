@@ -10,7 +10,11 @@ from typing import Any
 
 from jobq.protocol.values import Lease
 from jobq.worker.attempt import Attempt
-from jobq.worker.reports import Report, Reports
+from jobq.worker.batch import Batch
+from jobq.worker.reports import Report, Reports, as_reports
+
+Unit = Attempt | Batch
+"""What a handler is called for once."""
 
 
 class Workload:
@@ -22,9 +26,9 @@ class Workload:
         self._concurrency = concurrency
         self._is_stale = is_stale
         self._waiting: deque[Attempt] = deque()
-        self._running: dict[Attempt, asyncio.Task[Report] | None] = {}
-        self._abandoned: dict[Attempt, asyncio.Task[Report] | None] = {}
-        self._followers: dict[Lease, Attempt] = {}
+        self._running: dict[Unit, asyncio.Task[Any] | None] = {}
+        self._abandoned: dict[Unit, asyncio.Task[Any] | None] = {}
+        self._followers: dict[Lease, Unit] = {}
         """Who comes after an attempt that has not ended yet."""
         self._reports = Reports()
         self._ended = 0
@@ -56,20 +60,20 @@ class Workload:
         with self._lock:
             self._waiting.extend(attempts)
 
-    def start(self) -> list[Attempt]:
+    def start(self) -> list[Unit]:
         """Take the next attempts for the handlers that are free; they count as running."""
         with self._lock:
-            started = []
-            while len(self._running) < self._concurrency and (attempt := self._take_next()):
-                self._running[attempt] = None
-                started.append(attempt)
+            started: list[Unit] = []
+            while len(self._running) < self._concurrency and (unit := self._take_next()):
+                self._running[unit] = None
+                started.append(unit)
             return started
 
-    def is_run_by(self, attempt: Attempt, task: asyncio.Task[Report]) -> None:
+    def is_run_by(self, unit: Unit, task: asyncio.Task[Any]) -> None:
         """Note what to wait for when the attempt is interrupted."""
         with self._lock:
-            if attempt in self._running:
-                self._running[attempt] = task
+            if unit in self._running:
+                self._running[unit] = task
 
     def follow(self, lease: Lease, kind: type[Any]) -> Lease | None:
         """Decide already who comes after a running attempt, if the next one is for a thread too,
@@ -82,35 +86,55 @@ class Workload:
             self._followers[lease] = follower
             return follower.lease
 
-    def ended(self, attempt: Attempt, report: Report, *, in_thread: bool = False) -> Attempt | None:
-        """Take an attempt's report, and give its handler the next. A thread takes only what is
-        for a thread; the loop starts either."""
+    def ended(
+        self, unit: Unit, report: Report | Reports, *, in_thread: bool = False
+    ) -> Unit | None:
+        """Take what an attempt or a batch reports, and give its handler the next. A thread takes
+        only what is for a thread; the loop starts either."""
         with self._lock:
-            following = self._followers.pop(attempt.lease, None)
-            if attempt not in self._running:  # interrupted, and reported as such
-                self._abandoned.pop(attempt, None)
+            following = self._followers.pop(unit.lease, None)
+            if unit not in self._running:  # interrupted, and reported as such
+                self._abandoned.pop(unit, None)
                 if following:
                     self._abandoned.pop(following, None)
                 return None
-            del self._running[attempt]
-            self._reports.add(report)
-            self._ended += 1
+            del self._running[unit]
+            self._reports.extend(as_reports(report))
+            self._ended += len(unit.leases)
             if not following and not self._is_closed:
                 following = self._take_next(lambda one: not (in_thread and one.is_async))
             if following:
                 self._running[following] = None
             return following
 
-    def _take_next(self, is_wanted: Callable[[Attempt], bool] = lambda _: True) -> Attempt | None:
+    def _take_next(self, is_wanted: Callable[[Attempt], bool] = lambda _: True) -> Unit | None:
         while self._waiting:
             if self._is_stale(self._waiting[0].lease):
                 # The process was frozen, or the database away: leave it to the reconciler.
                 self._waiting.popleft()
             elif is_wanted(self._waiting[0]):
-                return self._waiting.popleft()
+                first = self._waiting.popleft()
+                return self._gather(first) if first.task.batch_size else first
             else:
                 break
         return None
+
+    def _gather(self, first: Attempt) -> Batch:
+        """Put those of its task that wait here into one batch with it, as many as it may have."""
+        assert first.task.batch_size is not None
+        batch = [first]
+        others: deque[Attempt] = deque()
+        for one in self._waiting:
+            if (
+                one.task is first.task
+                and len(batch) < first.task.batch_size
+                and not self._is_stale(one.lease)
+            ):
+                batch.append(one)
+            else:
+                others.append(one)
+        self._waiting = others
+        return Batch(batch)
 
     def count_ended(self) -> int:
         """Return how many attempts ended since the last call."""
@@ -142,9 +166,14 @@ class Workload:
 
     def all_running(self) -> list[Attempt]:
         with self._lock:
-            return [*self._running, *self._followers.values()]
+            units = [*self._running, *self._followers.values()]
+        return [
+            attempt
+            for unit in units
+            for attempt in (unit.attempts if isinstance(unit, Batch) else [unit])
+        ]
 
-    def abandon(self) -> dict[Attempt, asyncio.Task[Report] | None]:
+    def abandon(self) -> dict[Unit, asyncio.Task[Any] | None]:
         """Return the attempts that still run: what they report from now on is not heard."""
         with self._lock:
             self._abandoned, self._running = self._running, {}

@@ -200,6 +200,15 @@ def test_flows(names: dict[str, Any], app: JobQueue) -> None:
     assert names["failed"].status().state is State.CANCELLED
 
 
+def test_batches(names: dict[str, Any], app: JobQueue, engine: Engine) -> None:
+    run_page("docs/batches.md", examples("docs/batches.md"), names)
+
+    assert drain(app)[State.DONE] == 1001
+    with engine.connect() as connection:
+        charged = connection.execute(select(ledger.c.order_id)).scalars().all()
+    assert sorted(charged) == list(range(1001))
+
+
 def test_unique(names: dict[str, Any], app: JobQueue) -> None:
     run_page("docs/unique.md", examples("docs/unique.md"), names)
 
