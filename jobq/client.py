@@ -25,7 +25,7 @@ from jobq.database.open import open_database
 from jobq.database.url import Backend, backend_of, parse_url
 from jobq.dead import DeadJobs
 from jobq.errors import InvalidOption, InvalidTask, JobNotFound
-from jobq.handler import inspect_handler
+from jobq.handler import check_process, inspect_handler
 from jobq.job import Job
 from jobq.models import DEFAULT_SCHEMA
 from jobq.protocol.limits import Limit
@@ -159,6 +159,8 @@ class JobQueue:
         unique: Unique | None = None,
         outside_effects: OutsideEffectsName = "at_least_once",
         keep_result: bool = True,
+        process: bool = False,
+        memory_mb: int | None = None,
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -175,6 +177,8 @@ class JobQueue:
         unique: Unique | None = None,
         outside_effects: OutsideEffectsName = "at_least_once",
         keep_result: bool = True,
+        process: bool = False,
+        memory_mb: int | None = None,
     ) -> Any:
         """Register a function as a task.
 
@@ -192,7 +196,9 @@ class JobQueue:
         same, and what becomes of the second; see `Unique`. `outside_effects`: what follows
         when an attempt may have done something outside the database and nobody knows; see
         `OutsideEffects`. `keep_result`: keep what the handler returns with its jobs, when its
-        return annotation says that it returns something.
+        return annotation says that it returns something. `process`: run the handler in a process of
+        its own (extra `processes`); `memory_mb`: how many MiB more than that process has already it
+        may take, on Linux.
 
         Raises InvalidTask or InvalidOption.
         """
@@ -205,6 +211,8 @@ class JobQueue:
             unique=unique,
             outside_effects=outside_effects,
             keep_result=keep_result,
+            is_in_process=process,
+            memory_mb=memory_mb,
         )
         return register if function is None else register(function)
 
@@ -261,6 +269,8 @@ class JobQueue:
         outside_effects: OutsideEffectsName,
         keep_result: bool,
         batch_size: int | None = None,
+        is_in_process: bool = False,
+        memory_mb: int | None = None,
     ) -> Callable[[Callable[..., Any]], Any]:
         if name is not None:
             check_name("task", name)
@@ -280,6 +290,7 @@ class JobQueue:
             if unique is not None:
                 handler.arguments.check_names("unique", unique.by or ())
             check_boundary(named, policy, handler.effect_kind)
+            check_process(named, handler, is_in_process=is_in_process, memory_mb=memory_mb)
             results = None
             if keep_result and handler.returned is not None:
                 results = Results(named, handler.returned)
@@ -295,6 +306,8 @@ class JobQueue:
                 outside_effects=policy,
                 results=results,
                 batch_size=batch_size,
+                is_in_process=is_in_process,
+                memory_mb=memory_mb,
             )
             self._tasks[named] = task
             return task

@@ -131,6 +131,10 @@ class JobFailed(JobqError):
         super().__init__(f"job {job_id} is {outcome.value}, and has no result{cause}")
 
 
+class ProcessDied(JobqError):
+    """The process that ran a handler was killed or crashed. The attempt failed, as by any error."""
+
+
 class JobExists(JobqError):
     """A unique job was enqueued with `on_conflict="raise"`, and there is one of its kind.
 

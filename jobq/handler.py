@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from jobq.errors import InvalidTask
+from jobq.errors import InvalidOption, InvalidTask
 from jobq.job import Job
 from jobq.protocol.arguments import Arguments
 
@@ -149,3 +149,17 @@ def _check_colour(task: str, kind: type[Any], *, is_async: bool) -> None:
             f"task {task!r} is a plain `def` and asks for {kind.__name__}: make it `async def`, "
             "or use the blocking class"
         )
+
+
+def check_process(
+    task: str, handler: Handler, *, is_in_process: bool, memory_mb: int | None
+) -> None:
+    """Raise InvalidTask or InvalidOption when it cannot run in a process of its own as asked."""
+    if is_in_process and handler.is_async:
+        raise InvalidTask(f"task {task!r} is async: process=True is for plain `def` handlers")
+    if memory_mb is not None and not is_in_process:
+        raise InvalidOption(
+            f"task {task!r}: memory_mb limits a process: register it with process=True as well"
+        )
+    if memory_mb is not None and memory_mb < 1:
+        raise InvalidOption(f"task {task!r}: memory_mb is {memory_mb}: use 1 or more")

@@ -184,6 +184,8 @@ class Task(Generic[P, R]):
         outside_effects: OutsideEffects = OutsideEffects.AT_LEAST_ONCE,
         results: Results | None = None,
         batch_size: int | None = None,
+        is_in_process: bool = False,
+        memory_mb: int | None = None,
     ) -> None:
         self.app = app
         self.name = name
@@ -196,6 +198,8 @@ class Task(Generic[P, R]):
         self.outside_effects = outside_effects
         self.results = results
         self.batch_size = batch_size
+        self.is_in_process = is_in_process
+        self.memory_mb = memory_mb
         self.after: tuple[int, ...] = ()
         self.when = When.DONE
         self.__doc__ = handler.function.__doc__

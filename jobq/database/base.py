@@ -122,6 +122,7 @@ class Database(ABC):
 
     store: Store
     url: URL
+    schema: str
     max_connections: int
 
     @abstractmethod

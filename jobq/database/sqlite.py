@@ -29,6 +29,7 @@ from jobq.errors import (
     NotMigrated,
     UnsupportedDatabase,
 )
+from jobq.models import DEFAULT_SCHEMA
 from jobq.protocol.values import Recorded
 from jobq.store import SqliteStore
 from jobq.store.step import Step
@@ -49,6 +50,7 @@ class SqliteDatabase(Database):
     def __init__(self, url: URL, *, max_connections: int = 10) -> None:
         check_sqlite_version(sqlite3.sqlite_version_info)
         self.url = url
+        self.schema = DEFAULT_SCHEMA
         self.store = SqliteStore()
         self.max_connections = max_connections
         self._async_engines: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine] = (

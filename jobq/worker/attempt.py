@@ -7,6 +7,7 @@ import inspect
 import logging
 import random
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from jobq.commit import Relay, commit_effect_idempotent, commit_effect_idempotent_async
@@ -29,6 +30,7 @@ from jobq.protocol.values import (
     RefusedReport,
 )
 from jobq.task import Task
+from jobq.worker.processes import HandlerProcesses, death_of
 from jobq.worker.reports import Committed, Report, Returned
 
 logger = logging.getLogger("jobq.worker")
@@ -44,6 +46,7 @@ class Attempt:
         database: Database,
         budget: RetryBudget,
         report_progress: Callable[[Lease, Told], None] | None = None,
+        processes: HandlerProcesses | None = None,
     ) -> None:
         self.claimed = claimed
         self.fate = Fate()
@@ -53,6 +56,8 @@ class Attempt:
         self._budget = budget
         self._running: asyncio.Task[Any] | None = None
         self._was_cancelled = False
+        self._processes = processes
+        self._in_child: Future[Report] | None = None
 
     @property
     def lease(self) -> Lease:
@@ -73,7 +78,8 @@ class Attempt:
     @property
     def effect_kind(self) -> type[Any] | None:
         """What kind of effect transaction it opens for itself alone."""
-        return None if self.task.batch_size else self.task.handler.effect_kind
+        is_alone = not self.task.batch_size and self._processes is None
+        return self.task.handler.effect_kind if is_alone else None
 
     def lose(self) -> None:
         """The lease is gone: cancel an async handler, tell one in a thread."""
@@ -104,6 +110,8 @@ class Attempt:
     def _cancel_handler(self) -> None:
         if self._running is not None:
             self._running.cancel()
+        if self._in_child is not None:
+            self._in_child.cancel()
 
     async def run(self, relay: Relay) -> Report:
         """Run an `async def` handler; return the report, whatever the handler does."""
@@ -115,12 +123,30 @@ class Attempt:
         return self.ended(None)
 
     def run_in_thread(self, relay: Relay) -> Report:
-        """Run a `def` handler in place; return the report, whatever the handler does."""
+        """Run a `def` handler, here or in a child; return the report, whatever it does."""
+        if self._processes is not None:
+            return self._run_in_child(self._processes)
         try:
             self._run_blocking(relay)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
             return self.ended(error)
         return self.ended(None)
+
+    def _run_in_child(self, processes: HandlerProcesses) -> Report:
+        """The child's report stands, unless the worker knows better by now."""
+        try:
+            running: Future[Report] = processes.start(self.claimed, self.task)
+            self._in_child = running
+            if self.fate.is_lease_lost:
+                running.cancel()
+            report = running.result()
+        except CancelledError as error:
+            return self.ended(error)
+        except Exception as error:  # noqa: BLE001 - it died, or could not so much as begin
+            return self.ended(death_of(error) or error)
+        if isinstance(report, Committed):
+            self.fate.is_committed = True
+        return self._concluded(report)
 
     def ended(self, error: BaseException | None) -> Report:
         """The handler returned, or raised this; return the report."""

@@ -51,6 +51,7 @@ from jobq.worker.limited import LimitedLines
 from jobq.worker.maintenance import Pruner
 from jobq.worker.options import WorkerOptions
 from jobq.worker.prefetch import Prefetch
+from jobq.worker.processes import HandlerProcesses, Where, check_pebble
 from jobq.worker.reports import Report, Reports, Sent, as_reports
 from jobq.worker.scheduler import Scheduler
 from jobq.worker.threads import HandlerThreads
@@ -124,6 +125,14 @@ class Worker:
         self._work = Workload(options.concurrency, self._is_stale)
         self._handler_threads = HandlerThreads(
             options.concurrency, self._run_in_thread, self._work.follow
+        )
+        self._processes = HandlerProcesses(
+            min(options.concurrency, os.cpu_count() or 1),
+            Where(
+                self._database.url.render_as_string(hide_password=False),
+                self._database.schema,
+                options.idle_in_transaction_s,
+            ),
         )
         self._prefetch = Prefetch(options.concurrency, options.prefetch, time.monotonic())
         self._budgets = {name: RetryBudget(task.retry) for name, task in tasks.items()}
@@ -359,6 +368,7 @@ class Worker:
                 self._database,
                 self._budgets[claimed.task],
                 self._heartbeat.report_progress,
+                self._processes if self._tasks[claimed.task].is_in_process else None,
             )
             for claimed in turn.claimed
         )
@@ -638,6 +648,8 @@ class Worker:
             raise InvalidTask(
                 "this app has no tasks: import the modules that register them where the app is made"
             )
+        if any(task.is_in_process for task in self._tasks.values()):
+            check_pebble()
         for task in self._tasks.values():
             kind = task.handler.effect_kind
             if kind is not None and not self._database.supports(kind):
@@ -659,6 +671,7 @@ class Worker:
         await self._try_last(lambda: self._on_control(lambda: self._control.run(goodbye)), "leave")
         await asyncio.to_thread(self._heartbeat.stop)
         self._handler_threads.close()
+        await asyncio.to_thread(self._processes.close)
         self._control_thread.shutdown(wait=True)
         self._control.close()
         await self._database.aclose()

@@ -209,6 +209,14 @@ def test_batches(names: dict[str, Any], app: JobQueue, engine: Engine) -> None:
     assert sorted(charged) == list(range(1001))
 
 
+def test_processes(names: dict[str, Any], app: JobQueue) -> None:
+    """Its jobs are run in tests/worker/test_handler_processes.py: they have to be in a module."""
+    run_page("docs/processes.md", examples("docs/processes.md"), names)
+
+    assert names["render"].is_in_process
+    assert app.tasks["shop.render"].memory_mb == 512
+
+
 def test_unique(names: dict[str, Any], app: JobQueue) -> None:
     run_page("docs/unique.md", examples("docs/unique.md"), names)
 
