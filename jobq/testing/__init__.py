@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         drain,
         run_one,
     )
-    from jobq.testing.enqueued import (
+    from jobq.testing.jobs import (
         EnqueuedJob,
         assert_enqueued,
         assert_not_enqueued,
@@ -39,14 +39,14 @@ __all__ = [
 
 # Imported when first used, as in jobq itself: pytest loads the plugin wherever jobq is installed.
 _HOMES = {
-    "EnqueuedJob": "jobq.testing.enqueued",
+    "EnqueuedJob": "jobq.testing.jobs",
     "adrain": "jobq.testing.drained",
     "advance": "jobq.testing.clock",
     "arun_one": "jobq.testing.drained",
-    "assert_enqueued": "jobq.testing.enqueued",
-    "assert_not_enqueued": "jobq.testing.enqueued",
+    "assert_enqueued": "jobq.testing.jobs",
+    "assert_not_enqueued": "jobq.testing.jobs",
     "drain": "jobq.testing.drained",
-    "enqueued": "jobq.testing.enqueued",
+    "enqueued": "jobq.testing.jobs",
     "run_one": "jobq.testing.drained",
 }
 
