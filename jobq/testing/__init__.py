@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from jobq.testing.clock import (
         advance,
     )
+    from jobq.testing.cuts import (
+        Interruption,
+    )
     from jobq.testing.databases import (
         throwaway_database,
     )
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     )
     from jobq.testing.interruption import (
         Interrupted,
-        Interruption,
         ainterrupt,
         interrupt,
     )
@@ -62,7 +64,7 @@ __all__ = [
 _HOMES = {
     "EnqueuedJob": "jobq.testing.jobs",
     "Interrupted": "jobq.testing.interruption",
-    "Interruption": "jobq.testing.interruption",
+    "Interruption": "jobq.testing.cuts",
     "WorkerKilled": "jobq.testing.stepwise",
     "adrain": "jobq.testing.drained",
     "advance": "jobq.testing.clock",

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import aclosing, closing
 from copy import copy
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -30,30 +29,13 @@ from jobq.protocol.values import (
 from jobq.store.elapsed import expire
 from jobq.store.step import Step
 from jobq.task import JobHandle, Task
+from jobq.testing.cuts import Interruption
 from jobq.testing.stepwise import ObservedAttempt, Playing, StepwiseWorker, WorkerKilled
 
 T = TypeVar("T")
 C = TypeVar("C")
 
 MOST_SNOOZES = 100
-
-
-class Interruption(StrEnum):
-    """Where an attempt is interrupted.
-
-    A handler that has no effect in the queue's database is killed, instead, before it begins (or,
-    when it takes the job, at its end), at its end, and after its record; and overtaken at its end.
-    """
-
-    BEFORE_EFFECT = "killed_before_effect"
-    """The worker dies when the effect's transaction is about to begin."""
-    INSIDE_EFFECT = "killed_inside_effect"
-    """It dies when the handler's statements are done, before their COMMIT."""
-    AFTER_COMMIT = "killed_after_commit"
-    """It dies when effect and record are committed, before it could tell."""
-    OVERTAKEN = "overtaken"
-    """It is frozen when the effect's transaction is about to begin; its lease expires, another
-    attempt runs to its end, and then this one goes on."""
 
 
 @dataclass(frozen=True, slots=True)
