@@ -1,4 +1,7 @@
-"""The cuts at which an attempt can be interrupted. Imports nothing, for pytest to ask for their names."""
+"""The cuts at which an attempt can be interrupted.
+
+A module of its own, which imports nothing: pytest asks for their names wherever jobq is installed.
+"""
 
 from __future__ import annotations
 
