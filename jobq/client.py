@@ -7,10 +7,11 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 import psycopg
 from sqlalchemy import Connection
@@ -498,6 +499,28 @@ class JobQueue:
             max_connections=max_connections,
             idle_in_transaction_s=idle_in_transaction_s,
         )
+
+    @contextmanager
+    def on(self, url: str | URL) -> Iterator[Self]:
+        """Work on another database for a block: for tests of a module's own app.
+
+            with app.on("sqlite:///test.db"):
+                charge.enqueue(order_id=7)  # there, and its worker runs there too
+
+        For this object alone, and for all threads that use it. The connections for enqueueing are
+        closed where the block begins and ends; a worker that was started before goes on where it
+        is. The tables are in the schema that this app names. Raises InvalidDatabaseURL.
+        """
+        other = parse_url(url)
+        with self._opening:
+            self.close()
+            given, self._given_url = self._given_url, other
+        try:
+            yield self
+        finally:
+            with self._opening:
+                self.close()
+                self._given_url = given
 
     def close(self) -> None:
         """Close the connections for enqueueing; they open again when needed."""

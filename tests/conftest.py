@@ -16,21 +16,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
 from sqlalchemy.engine import make_url
 
 from jobq import schema
 from jobq.embedded import EmbeddedPostgres
 from jobq.errors import JobqError
+from jobq.testing.databases import EMPTY, create_database, drop_database, make_template
 from tests.servers import SETTINGS, NoServer, Server, start_server
 
 ADMIN_URL_VARIABLE = "JOBQ_TEST_ADMIN_URL"
-# A database someone is connected to cannot be copied: nobody may connect to either of these.
 TEMPLATE = "jobq_template"
-EMPTY = "template0"
-
-# PostgreSQL by itself waits 5 s for autovacuum to leave the template.
-CREATE_ATTEMPTS = 3
 
 SERVER = pytest.StashKey[Server]()
 
@@ -53,7 +48,7 @@ class Databases:
         return ready.result()
 
     def drop(self, name: str) -> None:
-        self._aside.submit(_drop_database, self._admin_url, name)
+        self._aside.submit(drop_database, self._admin_url, name)
 
     def close(self) -> None:
         self.drop(self._next.result())
@@ -72,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         server = start_server()
         config.stash[SERVER] = server
-        _make_template(server)
+        make_template(server, TEMPLATE)
     except (NoServer, JobqError, psycopg.Error) as error:
         raise pytest.UsageError(f"the tests have no PostgreSQL: {error}") from error
     os.environ[ADMIN_URL_VARIABLE] = server.url()
@@ -84,7 +79,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         return
     os.environ.pop(ADMIN_URL_VARIABLE, None)
     try:
-        _drop_database(server.url(), TEMPLATE)
+        drop_database(server.url(), TEMPLATE)
     finally:
         server.stop()
 
@@ -150,13 +145,6 @@ def _runs_tests(config: pytest.Config) -> bool:
     return not any(config.getoption(option) for option in shows)
 
 
-def _make_template(server: Server) -> None:
-    _drop_database(server.url(), TEMPLATE)  # a run that was killed leaves its own behind
-    _create_database(server.url(), TEMPLATE, EMPTY)
-    schema.upgrade(server.url(TEMPLATE))
-    _execute(server.url(), sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false"), TEMPLATE)
-
-
 def url_of(name: str) -> str:
     admin_url = make_url(os.environ[ADMIN_URL_VARIABLE])
     return admin_url.set(database=name).render_as_string(hide_password=False)
@@ -164,25 +152,5 @@ def url_of(name: str) -> str:
 
 def _make_database(admin_url: str, template: str) -> str:
     name = f"jobq_test_{uuid.uuid4().hex}"
-    _create_database(admin_url, name, template)
+    create_database(admin_url, name, template)
     return name
-
-
-def _create_database(admin_url: str, name: str, template: str) -> None:
-    for attempt in range(1, CREATE_ATTEMPTS + 1):
-        try:
-            _execute(admin_url, sql.SQL("CREATE DATABASE {} TEMPLATE {}"), name, template)
-        except psycopg.errors.ObjectInUse:
-            if attempt == CREATE_ATTEMPTS:
-                raise
-        else:
-            return
-
-
-def _drop_database(admin_url: str, name: str) -> None:
-    _execute(admin_url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)"), name)
-
-
-def _execute(admin_url: str, statement: sql.SQL, *names: str) -> None:
-    with psycopg.connect(admin_url, autocommit=True) as connection:
-        connection.execute(statement.format(*map(sql.Identifier, names)))

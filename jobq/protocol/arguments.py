@@ -107,6 +107,15 @@ class Arguments:
                 f"{self._signature} ({error}); was its signature changed under enqueued jobs?"
             ) from error
 
+    def complete(self, encoded: str) -> dict[str, Any]:
+        """Return what the handler sees of a stored job: its keyword arguments, and the defaults of
+        those left out, in the handler's order. Raises UnreadableArguments."""
+        given = self.decode(encoded)
+        return {
+            name: given.get(name, parameter.default)
+            for name, parameter in self._signature.parameters.items()
+        }
+
     def plain(self, encoded: str) -> dict[str, Any]:
         """Return what a stored job's arguments are as JSON, those left out at their defaults."""
         return {

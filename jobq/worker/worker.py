@@ -116,7 +116,7 @@ class Worker:
             max_connections=options.concurrency,
             idle_in_transaction_s=options.idle_in_transaction_s,
         )
-        self._check_tasks()
+        check_tasks(tasks, self._database)
         self._control: Link = self._database.link(listens=True)
         self._control_thread = ThreadPoolExecutor(1, thread_name_prefix="jobq-control")
         self._heartbeat = HeartbeatThread(
@@ -643,21 +643,6 @@ class Worker:
                 task,
             )
 
-    def _check_tasks(self) -> None:
-        if not self._tasks:
-            raise InvalidTask(
-                "this app has no tasks: import the modules that register them where the app is made"
-            )
-        if any(task.is_in_process for task in self._tasks.values()):
-            check_pebble()
-        for task in self._tasks.values():
-            kind = task.handler.effect_kind
-            if kind is not None and not self._database.supports(kind):
-                raise InvalidTask(
-                    f"task {task.name!r} asks for a {kind.__module__}.{kind.__qualname__}, which "
-                    f"the queue's database ({self._database.url.get_backend_name()}) has not"
-                )
-
     # -- stopping
 
     async def _drain(self) -> None:
@@ -750,3 +735,20 @@ class Worker:
             )
             await asyncio.to_thread(self._control.abandon)
         return await answer
+
+
+def check_tasks(tasks: Mapping[str, Task[..., Any]], database: Database) -> None:
+    """Raise InvalidTask unless there are tasks, and the database has what they ask for."""
+    if not tasks:
+        raise InvalidTask(
+            "this app has no tasks: import the modules that register them where the app is made"
+        )
+    if any(task.is_in_process for task in tasks.values()):
+        check_pebble()
+    for task in tasks.values():
+        kind = task.handler.effect_kind
+        if kind is not None and not database.supports(kind):
+            raise InvalidTask(
+                f"task {task.name!r} asks for a {kind.__module__}.{kind.__qualname__}, which "
+                f"the queue's database ({database.url.get_backend_name()}) has not"
+            )

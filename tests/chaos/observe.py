@@ -13,12 +13,16 @@ from typing import Any, TypeVar
 import jobq.job
 import jobq.worker.attempt
 import jobq.worker.worker
-from jobq.commit import Relay, commit_effect_idempotent, commit_effect_idempotent_async
+from jobq.commit import (
+    Relay,
+    Result,
+    commit_effect_idempotent,
+    commit_effect_idempotent_async,
+    no_result,
+)
 from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, EffectOutcomeUnknown, Refusal
-from jobq.protocol.budget import RetryBudget
 from jobq.protocol.values import ClaimedJob, Lease
-from jobq.task import Task
 from jobq.worker.attempt import Attempt
 from jobq.worker.reports import Report
 from tests.chaos.history import Answer, History, Op
@@ -30,15 +34,9 @@ def observe(history: History) -> None:
     """Write every claim, start and commit of this process to `history`, from now on."""
 
     class ObservedAttempt(Attempt):
-        def __init__(
-            self,
-            claimed: ClaimedJob,
-            task: Task[..., Any],
-            database: Database,
-            budget: RetryBudget,
-        ) -> None:
+        def __init__(self, claimed: ClaimedJob, *args: Any) -> None:
             history.write(Op.CLAIM, **_facts(claimed))
-            super().__init__(claimed, task, database, budget)
+            super().__init__(claimed, *args)
 
         async def run(self, relay: Relay) -> Report:
             history.write(Op.START, **_facts(self.claimed))
@@ -61,11 +59,15 @@ def observe(history: History) -> None:
 
     @contextmanager
     def commit(
-        database: Database, lease: Lease, kind: type[C], relay: Relay | None = None
+        database: Database,
+        lease: Lease,
+        kind: type[C],
+        relay: Relay | None = None,
+        result: Result = no_result,
     ) -> Iterator[C]:
         is_at_commit = False
         try:
-            with commit_effect_idempotent(database, lease, kind, relay) as effect:
+            with commit_effect_idempotent(database, lease, kind, relay, result) as effect:
                 yield effect
                 is_at_commit = True
         except BaseException as error:
@@ -75,11 +77,17 @@ def observe(history: History) -> None:
 
     @asynccontextmanager
     async def commit_async(
-        database: Database, lease: Lease, kind: type[C], relay: Relay | None = None
+        database: Database,
+        lease: Lease,
+        kind: type[C],
+        relay: Relay | None = None,
+        result: Result = no_result,
     ) -> AsyncIterator[C]:
         is_at_commit = False
         try:
-            async with commit_effect_idempotent_async(database, lease, kind, relay) as effect:
+            async with commit_effect_idempotent_async(
+                database, lease, kind, relay, result
+            ) as effect:
                 yield effect
                 is_at_commit = True
         except BaseException as error:

@@ -27,6 +27,8 @@ from sqlalchemy.orm import Session
 from jobq import InvalidArguments, Job, JobQueue, Retry, Snooze, State
 from jobq.protocol.outside import step_key
 
+pytest_plugins = ("pytester",)
+
 ROOT = Path(__file__).parents[2]
 BOUND_S = 30.0
 UNDER_WAY = (State.WAITING, State.READY, State.THROTTLED, State.LEASED, State.COMMITTED)
@@ -313,3 +315,14 @@ def test_enqueueing(names: dict[str, Any], app: JobQueue) -> None:
     assert counts[State.SCHEDULED] == 2
     assert counts[State.CANCELLED] == 1
     assert counts[State.DONE] == 1 + 1 + 1000
+
+
+def test_testing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's own tests pass, in a project of their own."""
+    shop, *tests, plain = examples("docs/testing.md")
+    pytester.makepyfile(shop=shop, test_shop="\n".join(tests), plain=plain)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+    ran = pytester.runpytest_subprocess("-p", "jobq.testing.plugin", timeout=BOUND_S)
+    ran.assert_outcomes(passed=7)
+    assert pytester.runpython(Path("plain.py")).ret == 0

@@ -96,14 +96,12 @@ def postgres_site(postgres_url: str, tmp_path: Path) -> Iterator[Site]:
 def opened(url: str, folder: Path) -> Iterator[Site]:
     engine = create_engine(url, poolclass=NullPool)
     charges.metadata.create_all(engine)
-    app = charges.app
-    app._given_url = url  # the module's app, on this test's database
-    app.close()
-    site = Site(url, engine, app, folder)
-    try:
-        yield site
-    finally:
-        site.close()
+    with charges.app.on(url) as app:
+        site = Site(url, engine, app, folder)
+        try:
+            yield site
+        finally:
+            site.close()
 
 
 def wait_for(is_so: Callable[[], object], what: str, site: Site | None = None) -> None:
