@@ -196,6 +196,8 @@ def test_results(names: dict[str, Any], app: JobQueue) -> None:
 def test_flows(names: dict[str, Any], app: JobQueue) -> None:
     run_page("docs/flows.md", examples("docs/flows.md"), names)
 
+    with app.worker(poll_s=0.05):
+        names["after"].wait(BOUND_S)
     counts = drain(app)
     assert (counts[State.DONE], counts[State.CANCELLED]) == (4 + 101 + 1, 1)
     assert names["done"].status().state is State.DONE
