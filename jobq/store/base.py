@@ -34,11 +34,11 @@ from jobq.protocol.values import (
     RefusedReport,
     Reported,
 )
-from jobq.store.ambiguous import park, unpark
-from jobq.store.flow import leave_waiting, waited_for
-from jobq.store.limits import leave_line
+from jobq.store.ambiguous import park
+from jobq.store.flow import waited_for
 from jobq.store.portable import Portable
 from jobq.store.progress import forget_progress
+from jobq.store.side_places import leave_side_place
 from jobq.store.step import Step
 from jobq.store.unique import forget_keys
 
@@ -304,11 +304,7 @@ class Store(ABC):
                 return False
             token = yield from self._hold_place(job_id)
             if token is None:
-                token = yield from leave_line(self.portable, job_id)
-            if token is None:
-                token = yield from leave_waiting(self.portable, job_id)
-            if token is None:
-                token = yield from unpark(self.portable, job_id)
+                token = yield from leave_side_place(self.portable, job_id)
             if token is not None:
                 return (yield from self._insert_cancelled(Lease(job_id, token)))
         raise JobqError(
