@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         UnsupportedDatabase,
     )
     from jobq.job import (
+        Bury,
         Job,
         Snooze,
     )
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
         Retention,
     )
     from jobq.protocol.retry import (
+        On,
         Retry,
     )
     from jobq.protocol.schedule import (
@@ -100,6 +102,7 @@ __all__ = [
     "AmbiguousJob",
     "ArgumentsTooLarge",
     "AttemptEnd",
+    "Bury",
     "DatabaseUnavailable",
     "EffectOutcomeUnknown",
     "EffectRolledBack",
@@ -123,6 +126,7 @@ __all__ = [
     "Missed",
     "MissingExtra",
     "NotMigrated",
+    "On",
     "Outcome",
     "OutsideEffects",
     "RecordedStep",
@@ -176,6 +180,7 @@ _HOMES = {
     "UnreadableArguments": "jobq.errors",
     "UnsupportedConnection": "jobq.errors",
     "UnsupportedDatabase": "jobq.errors",
+    "Bury": "jobq.job",
     "Job": "jobq.job",
     "Snooze": "jobq.job",
     "Limit": "jobq.protocol.limits",
@@ -184,6 +189,7 @@ _HOMES = {
     "RecordedStep": "jobq.protocol.outside",
     "Resolution": "jobq.protocol.outside",
     "Retention": "jobq.protocol.retention",
+    "On": "jobq.protocol.retry",
     "Retry": "jobq.protocol.retry",
     "Missed": "jobq.protocol.schedule",
     "Schedule": "jobq.protocol.schedule",

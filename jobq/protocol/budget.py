@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from threading import Lock
+from typing import Any
 
-from jobq.protocol.retry import Retry
+from jobq.protocol.retry import On, Retry
 
 RESERVE = 10
 """Retries that need no success to pay for them."""
@@ -40,15 +41,17 @@ class RetryBudget:
         """Retries that nothing has paid for yet."""
         return max(0.0, -self._balance)
 
-    def delay_s(self, attempt: int, draw: float) -> float:
+    def delay_s(self, attempt: int, draw: float, rule: On[Any] | None = None) -> float:
         """Pay for a retry after attempt number `attempt` (from 1), and return its delay.
 
-        `draw` is a random number in [0, 1), as for `Retry.delay_s`.
+        `draw` is a random number in [0, 1), as for `Retry.delay_s`. `rule`: the one of the policy
+        that decides, if any does. Its least delay is not stretched, what is drawn is.
         """
         with self._lock:
             self._balance -= 1
             stretch = 1 + self.owed / self._reserve
-        return self._retry.delay_s(attempt, draw, stretch)
+        least_s = 0.0 if rule is None else rule.delay_s or 0.0
+        return least_s + self._retry.backoff_of(rule).delay_s(attempt, draw, stretch)
 
     def succeeded(self, attempt: int) -> None:
         """Attempt number `attempt` (from 1) of a job went well."""
