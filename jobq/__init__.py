@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         UnsupportedDatabase,
     )
     from jobq.job import (
+        Bury,
         Job,
         Snooze,
     )
@@ -70,6 +71,8 @@ if TYPE_CHECKING:
         Retention,
     )
     from jobq.protocol.retry import (
+        Budget,
+        On,
         Retry,
     )
     from jobq.protocol.schedule import (
@@ -113,6 +116,8 @@ __all__ = [
     "AmbiguousJob",
     "ArgumentsTooLarge",
     "AttemptEnd",
+    "Budget",
+    "Bury",
     "DatabaseUnavailable",
     "DeadJob",
     "EffectOutcomeUnknown",
@@ -139,6 +144,7 @@ __all__ = [
     "Missed",
     "MissingExtra",
     "NotMigrated",
+    "On",
     "Outcome",
     "OutsideEffects",
     "ProcessDied",
@@ -201,6 +207,7 @@ _HOMES = {
     "UnreadableArguments": "jobq.errors",
     "UnsupportedConnection": "jobq.errors",
     "UnsupportedDatabase": "jobq.errors",
+    "Bury": "jobq.job",
     "Job": "jobq.job",
     "Snooze": "jobq.job",
     "When": "jobq.protocol.flow",
@@ -212,6 +219,8 @@ _HOMES = {
     "RecordedStep": "jobq.protocol.outside",
     "Resolution": "jobq.protocol.outside",
     "Retention": "jobq.protocol.retention",
+    "Budget": "jobq.protocol.retry",
+    "On": "jobq.protocol.retry",
     "Retry": "jobq.protocol.retry",
     "Missed": "jobq.protocol.schedule",
     "Schedule": "jobq.protocol.schedule",

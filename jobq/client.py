@@ -34,6 +34,7 @@ from jobq.protocol.outside import (
     OutsideEffectsName,
     RecordedStep,
     check_boundary,
+    check_rules,
     policy_of,
 )
 from jobq.protocol.results import Results
@@ -191,7 +192,8 @@ class JobQueue:
         One annotated `Job` receives the job. The rest are the job's arguments.
 
         `name`: what the database calls it, by default module and function name. `priority`:
-        smaller runs first. `retry`: the backoff between attempts. `keep`: how long its jobs are
+        smaller runs first. `retry`: the backoff between attempts, and rules for some errors; see
+        `Retry`. `keep`: how long its jobs are
         kept after their end; the queue's own `keep` when not given. `limits`: how many run at once
         and how often they begin, wherever they run; see `Limit`. `unique`: which jobs are the
         same, and what becomes of the second; see `Unique`. `outside_effects`: what follows
@@ -295,6 +297,7 @@ class JobQueue:
             results = None
             if keep_result and handler.returned is not None:
                 results = Results(named, handler.returned)
+            check_rules(named, policy, retry or Retry())
             task: Task[..., Any] = Task(
                 self,
                 named,

@@ -19,7 +19,7 @@ from jobq.errors import InvalidTask, LeaseLost, Refusal
 from jobq.outside import Outside
 from jobq.protocol.progress import Told, check_progress
 from jobq.protocol.results import Results
-from jobq.protocol.retry import check_delay
+from jobq.protocol.retry import seconds_of
 from jobq.protocol.values import ClaimedJob, Lease
 
 C = TypeVar("C")
@@ -220,9 +220,19 @@ class Snooze(Exception):
 
         Raises InvalidOption.
         """
-        self.delay_s = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-        check_delay(self.delay_s)
+        self.delay_s = seconds_of(delay)
         super().__init__(f"snoozed for {self.delay_s:g} s")
+
+
+class Bury(Exception):
+    """Raise it in a handler to have its job dead at once: `raise Bury("the customer is gone")`.
+
+    No further attempt is made; the history shows the reason. What the handler did to the database
+    is rolled back; what it committed in a boundary of its own, if any, is done, and so is the job.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
 
 
 class CommitBoundary(Generic[S, A]):

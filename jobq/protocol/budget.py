@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from threading import Lock
+from typing import Any
 
-from jobq.protocol.retry import Retry
-
-RESERVE = 10
-"""Retries that need no success to pay for them."""
-SHARE = 0.1
-"""Retries that every success pays for."""
+from jobq.protocol.retry import Budget, On, Retry
 
 
 class RetryBudget:
@@ -28,11 +24,10 @@ class RetryBudget:
     threads.
     """
 
-    def __init__(self, retry: Retry, *, reserve: float = RESERVE, share: float = SHARE) -> None:
+    def __init__(self, retry: Retry) -> None:
         self._retry = retry
-        self._reserve = reserve
-        self._share = share
-        self._balance = reserve
+        self._budget = retry.budget or Budget()
+        self._balance: float = self._budget.reserve
         self._lock = Lock()
 
     @property
@@ -40,17 +35,20 @@ class RetryBudget:
         """Retries that nothing has paid for yet."""
         return max(0.0, -self._balance)
 
-    def delay_s(self, attempt: int, draw: float) -> float:
+    def delay_s(self, attempt: int, draw: float, rule: On[Any] | None = None) -> float:
         """Pay for a retry after attempt number `attempt` (from 1), and return its delay.
 
-        `draw` is a random number in [0, 1), as for `Retry.delay_s`.
+        `draw` is a random number in [0, 1), as for `Retry.delay_s`. `rule`: the one of the policy
+        that decides, if any does. Its least delay is not stretched, what is drawn is.
         """
         with self._lock:
             self._balance -= 1
-            stretch = 1 + self.owed / self._reserve
-        return self._retry.delay_s(attempt, draw, stretch)
+            stretch = 1 + self.owed / self._budget.reserve if self._retry.budget else 1.0
+        least_s = 0.0 if rule is None else rule.delay_s or 0.0
+        return least_s + self._retry.backoff_of(rule).delay_s(attempt, draw, stretch)
 
     def succeeded(self, attempt: int) -> None:
         """Attempt number `attempt` (from 1) of a job went well."""
         with self._lock:
-            self._balance = min(self._reserve, self._balance + attempt - 1 + self._share)
+            earned = attempt - 1 + self._budget.share
+            self._balance = min(self._budget.reserve, self._balance + earned)

@@ -8,6 +8,8 @@ from jobq.protocol.values import AttemptError
 
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_TRACEBACK_CHARACTERS = 16_000
+IMPORTED_FROM_JOBQ = ("jobq.errors", "jobq.job")
+"""Modules whose exceptions are told by the name that users import."""
 
 
 def describe_error(error: BaseException) -> AttemptError:
@@ -19,7 +21,8 @@ def describe_error(error: BaseException) -> AttemptError:
     kind = type(error)
     name = kind.__qualname__
     if kind.__module__ != "builtins":
-        name = f"{kind.__module__}.{name}"
+        module = "jobq" if kind.__module__ in IMPORTED_FROM_JOBQ else kind.__module__
+        name = f"{module}.{name}"
     try:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 - a handler's exception class may do anything

@@ -15,6 +15,7 @@ import msgspec
 
 from jobq.errors import InvalidOption, InvalidStep, InvalidTask
 from jobq.protocol.arguments import from_json, to_json
+from jobq.protocol.retry import Retry
 from jobq.protocol.values import AttemptError
 
 MAX_RESULT_BYTES = 256 * 1024
@@ -57,6 +58,19 @@ def check_boundary(task: str, policy: OutsideEffects, effect_kind: type[Any] | N
             f"{effect_kind.__name__}, so that all of it would run inside the commit boundary: take "
             "`job: Job` instead, and open job.commit() when the outside effects are done"
         )
+
+
+def check_rules(task: str, policy: OutsideEffects, retry: Retry) -> None:
+    """Raise InvalidOption when a rule would repeat an attempt that has begun outside effects."""
+    if policy is OutsideEffects.AT_LEAST_ONCE:
+        return
+    for rule in retry.rules:
+        if rule.snooze is not None:
+            raise InvalidOption(
+                f"task {task!r} has outside_effects={str(policy)!r} and a rule that snoozes on "
+                f"{rule.errors!r}, which would repeat an attempt that may have done something: "
+                "raise Snooze in the handler, where it knows that it did nothing"
+            )
 
 
 class Resolution(StrEnum):

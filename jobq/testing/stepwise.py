@@ -17,6 +17,7 @@ from jobq.client import JobQueue
 from jobq.commit import Relay
 from jobq.database.base import Database
 from jobq.protocol.budget import RetryBudget
+from jobq.protocol.states import AttemptEnd
 from jobq.protocol.values import ClaimedJob, FailedAttempt, JobStatus, LeasedAttempt, RefusedReport
 from jobq.store.base import NOTHING, RetryDelay, Store
 from jobq.store.flow import sweep
@@ -47,8 +48,10 @@ class ObservedAttempt(Attempt):
     raised: BaseException | None = None
 
     def _failure(self, error: BaseException) -> FailedAttempt:
-        self.raised = error
-        return super()._failure(error)
+        report = super()._failure(error)
+        if report.end is AttemptEnd.FAILED:  # and not snoozed
+            self.raised = error
+        return report
 
 
 Playing = Generator[ObservedAttempt, Report | Reports, T]

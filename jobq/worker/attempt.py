@@ -14,12 +14,13 @@ from jobq.commit import Relay, commit_effect_idempotent, commit_effect_idempoten
 from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, Refusal
 from jobq.handler import Handler
-from jobq.job import Fate, Job, Snooze
+from jobq.job import Bury, Fate, Job, Snooze
 from jobq.outside import Outside
 from jobq.protocol.budget import RetryBudget
 from jobq.protocol.failure import describe_error
 from jobq.protocol.outside import OutsideEffects
 from jobq.protocol.progress import Told
+from jobq.protocol.retry import On
 from jobq.protocol.states import AttemptEnd, Outcome, Stage
 from jobq.protocol.values import (
     AttemptError,
@@ -34,6 +35,10 @@ from jobq.worker.processes import HandlerProcesses, death_of
 from jobq.worker.reports import Committed, Report, Returned
 
 logger = logging.getLogger("jobq.worker")
+
+STOPPED = AttemptError(
+    "jobq.WorkerStopped", "the worker was stopped before the handler was done", ""
+)
 
 
 class Attempt:
@@ -94,17 +99,8 @@ class Attempt:
     def interrupt(self) -> Report:
         """The worker stops and waits no longer. Return the report; the handler's is ignored."""
         self._cancel_handler()
-        return self._concluded(
-            FailedAttempt(
-                self.lease,
-                AttemptEnd.INTERRUPTED,
-                AttemptError(
-                    "jobq.WorkerStopped",
-                    "the worker was stopped before the handler was done",
-                    "",
-                ),
-                retry_delay_s=0.0,
-            )
+        return self._settled() or FailedAttempt(
+            self.lease, AttemptEnd.INTERRUPTED, STOPPED, retry_delay_s=0.0
         )
 
     def _cancel_handler(self) -> None:
@@ -146,19 +142,7 @@ class Attempt:
             return self.ended(death_of(error) or error)
         if isinstance(report, Committed):
             self.fate.is_committed = True
-        return self._concluded(report)
-
-    def ended(self, error: BaseException | None) -> Report:
-        """The handler returned, or raised this; return the report."""
-        if isinstance(error, Refusal):
-            self.fate.refusal = self.fate.refusal or error
-        elif isinstance(error, Snooze):
-            return self._concluded(
-                FailedAttempt(self.lease, AttemptEnd.SNOOZED, None, error.delay_s)
-            )
-        elif error is not None:
-            return self._concluded(self._failure(error))
-        return self._concluded(Returned(self.lease, self.fate.result))
+        return self._settled() or report
 
     async def _run_async(self, relay: Relay) -> None:
         handler = self.task.handler
@@ -206,23 +190,27 @@ class Attempt:
             return
         self.fate.result = self.task.results.encode(returned)
 
-    def _concluded(self, report: Report) -> Report:
-        """What the boundary saw outranks what the handler made of it.
+    def ended(self, error: BaseException | None) -> Report:
+        """The handler returned, or raised this; return the report."""
+        if isinstance(error, Refusal):
+            self.fate.refusal = self.fate.refusal or error
+        elif error is not None and self.fate.is_committed:
+            self._warn_of_too_late(error)
+        if (settled := self._settled()) is not None:
+            return settled
+        if error is None:
+            self._budget.succeeded(self.claimed.attempt)
+            return Returned(self.lease, self.fate.result)
+        return self._failure(error)
+
+    def _settled(self) -> Report | None:
+        """What the boundary and the worker know outranks what the handler made of it.
 
         A refusal that the handler swallowed is still a refusal; an error after the commit does
         not undo it.
         """
         if self.fate.is_committed:
             self._budget.succeeded(self.claimed.attempt)
-            if isinstance(report, FailedAttempt):
-                logger.warning(
-                    "job %d (%s) committed, and its handler %s",
-                    self.lease.job_id,
-                    self.claimed.task,
-                    f"failed afterwards: {report.error.type}: {report.error.message}"
-                    if report.error
-                    else "wanted to be snoozed afterwards",
-                )
             return Committed(self.lease)
         if self._was_cancelled:
             record = Record(self.lease.token, Outcome.CANCELLED)
@@ -231,9 +219,18 @@ class Attempt:
             return self._refused(self.fate.refusal, Stage.COMMIT)
         if self.fate.is_lease_lost:
             return RefusedReport(self.lease, Stage.HEARTBEAT, None)
-        if isinstance(report, Returned):
-            self._budget.succeeded(self.claimed.attempt)
-        return report
+        return None
+
+    def _warn_of_too_late(self, error: BaseException) -> None:
+        described = describe_error(error)
+        logger.warning(
+            "job %d (%s) committed, and its handler %s",
+            self.lease.job_id,
+            self.claimed.task,
+            "wanted to be snoozed afterwards"
+            if isinstance(error, Snooze)
+            else f"failed afterwards: {described.type}: {described.message}",
+        )
 
     def _refused(self, refusal: Refusal, stage: Stage) -> RefusedReport:
         if isinstance(refusal, AlreadyCommitted):
@@ -241,6 +238,12 @@ class Attempt:
         return RefusedReport(self.lease, stage, None)
 
     def _failure(self, error: BaseException) -> FailedAttempt:
+        """Nothing outranks the error: what follows is said by the handler, else by the policy."""
+        if isinstance(error, Snooze):
+            return self._snoozed(error.delay_s)
+        rule = self.task.retry.rule_for(error)
+        if rule is not None and (snooze_s := self._snooze_s(rule, error)) is not None:
+            return self._snoozed(snooze_s)
         described = describe_error(_from_handler_on(error, self.task.handler))
         logger.info(
             "job %d (%s) failed in attempt %d of %d: %s: %s",
@@ -251,8 +254,25 @@ class Attempt:
             described.type,
             described.message,
         )
-        delay_s = self._budget.delay_s(self.claimed.attempt, random.random())  # noqa: S311
+        delay_s: float | None = None
+        if not (isinstance(error, Bury) or (rule is not None and rule.bury)):
+            delay_s = self._budget.delay_s(self.claimed.attempt, random.random(), rule)  # noqa: S311
         return FailedAttempt(self.lease, AttemptEnd.FAILED, described, delay_s)
+
+    def _snoozed(self, delay_s: float) -> FailedAttempt:
+        return FailedAttempt(self.lease, AttemptEnd.SNOOZED, None, delay_s)
+
+    def _snooze_s(self, rule: On[Any], error: BaseException) -> float | None:
+        try:
+            return rule.snooze_s(error)
+        except Exception:
+            logger.exception(
+                "task %r: the rule for %r could not tell for how long to snooze; its attempt "
+                "counts as failed",
+                self.task.name,
+                rule.errors,
+            )
+            return None
 
 
 def _from_handler_on(error: BaseException, handler: Handler) -> BaseException:

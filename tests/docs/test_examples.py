@@ -138,6 +138,32 @@ def test_handlers(names: dict[str, Any], app: JobQueue, engine: Engine) -> None:
     assert charged == [(1, 5), (2, 200)]
 
 
+class RateLimited(Exception):
+    retry_after_s = 60.0
+
+
+def test_retries(names: dict[str, Any], app: JobQueue) -> None:
+    sent: list[str] = []
+
+    def post(url: str) -> None:
+        sent.append(url)
+        if "limited" in url:
+            raise RateLimited
+        if "malformed" in url:
+            raise ValueError(url)
+
+    names |= {"RateLimited": RateLimited, "post": post, "find_customer": lambda _: None}
+    run_page("docs/retries.md", examples("docs/retries.md"), names)
+    limited = names["call"].enqueue(url="limited")
+    for dead in [names["call"].request(url="malformed"), names["welcome"].request("Ada")]:
+        app.enqueue_many([dead])
+
+    counts = drain(app)
+    assert (counts[State.SCHEDULED], counts[State.DEAD]) == (1, 2)
+    assert limited.status().attempts == 0
+    assert sorted(sent) == ["limited", "malformed"]
+
+
 def test_limits(names: dict[str, Any], app: JobQueue) -> None:
     run_page("docs/limits.md", examples("docs/limits.md"), names)
 

@@ -13,7 +13,7 @@ from jobq.errors import InvalidOption
 from jobq.protocol.retry import Retry
 
 seconds = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
-retries = st.tuples(seconds, seconds).map(lambda pair: Retry(*sorted(pair)))
+retries = st.tuples(seconds, seconds).map(lambda pair: Retry(min(pair), max(pair)))
 draws = st.floats(min_value=0, max_value=1, exclude_max=True)
 attempts = st.integers(1, 200) | st.integers(1, 10**400)
 

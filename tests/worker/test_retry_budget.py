@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobq import JobQueue, Retry, State
-from jobq.protocol.budget import RESERVE, SHARE
+from jobq import Budget, JobQueue, Retry, State
 from tests.worker.conftest import Site, wait_for
 
 BASE_S = 3600.0
+RESERVE, SHARE = Budget().reserve, Budget().share
 RETRY = Retry(base_s=BASE_S, cap_s=1e6)
 JOBS = 300
 SPREAD = 2 * RESERVE * (1 + math.log(JOBS / RESERVE))
