@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sqlite3
 import sys
@@ -163,6 +164,7 @@ class JobQueue:
         keep_result: bool = True,
         process: bool = False,
         memory_mb: int | None = None,
+        timeout_s: float | None = None,
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -181,6 +183,7 @@ class JobQueue:
         keep_result: bool = True,
         process: bool = False,
         memory_mb: int | None = None,
+        timeout_s: float | None = None,
     ) -> Any:
         """Register a function as a task.
 
@@ -201,7 +204,7 @@ class JobQueue:
         `OutsideEffects`. `keep_result`: keep what the handler returns with its jobs, when its
         return annotation says that it returns something. `process`: run the handler in a process of
         its own (extra `processes`); `memory_mb`: how many MiB more than that process has already it
-        may take, on Linux.
+        may take, on Linux. `timeout_s`: how long an attempt may take; see docs/retries.md.
 
         Raises InvalidTask or InvalidOption.
         """
@@ -216,6 +219,7 @@ class JobQueue:
             keep_result=keep_result,
             is_in_process=process,
             memory_mb=memory_mb,
+            timeout_s=timeout_s,
         )
         return register if function is None else register(function)
 
@@ -274,6 +278,7 @@ class JobQueue:
         batch_size: int | None = None,
         is_in_process: bool = False,
         memory_mb: int | None = None,
+        timeout_s: float | None = None,
     ) -> Callable[[Callable[..., Any]], Any]:
         if name is not None:
             check_name("task", name)
@@ -293,6 +298,10 @@ class JobQueue:
             if unique is not None:
                 handler.arguments.check_names("unique", unique.by or ())
             check_boundary(named, policy, handler.effect_kind)
+            if timeout_s is not None and not 0 < timeout_s < math.inf:
+                raise InvalidOption(
+                    f"task {named!r}: timeout_s is {timeout_s}: use seconds above 0"
+                )
             check_process(named, handler, is_in_process=is_in_process, memory_mb=memory_mb)
             results = None
             if keep_result and handler.returned is not None:
@@ -312,6 +321,7 @@ class JobQueue:
                 batch_size=batch_size,
                 is_in_process=is_in_process,
                 memory_mb=memory_mb,
+                timeout_s=timeout_s,
             )
             self._tasks[named] = task
             return task

@@ -131,6 +131,10 @@ class JobFailed(JobqError):
         super().__init__(f"job {job_id} is {outcome.value}, and has no result{cause}")
 
 
+class TimedOut(JobqError):
+    """An attempt took longer than its task's `timeout_s`. It failed, and committed nothing."""
+
+
 class ProcessDied(JobqError):
     """The process that ran a handler was killed or crashed. The attempt failed, as by any error."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
-from jobq.errors import InvalidTask, LeaseLost, Refusal
+from jobq.errors import InvalidTask, LeaseLost, Refusal, TimedOut
 from jobq.outside import Outside
 from jobq.protocol.progress import Told, check_progress
 from jobq.protocol.results import Results
@@ -31,7 +32,15 @@ A = TypeVar("A")
 class Fate:
     """What the worker and the boundary know of an attempt, whatever its handler makes of it."""
 
-    __slots__ = ("is_boundary_open", "is_committed", "is_lease_lost", "refusal", "result")
+    __slots__ = (
+        "_ends_s",
+        "_timeout_s",
+        "is_boundary_open",
+        "is_committed",
+        "is_lease_lost",
+        "refusal",
+        "result",
+    )
 
     def __init__(self) -> None:
         self.is_boundary_open = False
@@ -40,6 +49,29 @@ class Fate:
         self.is_lease_lost = False
         self.result: str | None = None
         """What is to be kept in the job's record, as JSON."""
+        self._timeout_s: float | None = None
+        self._ends_s: float | None = None
+
+    def begin(self, timeout_s: float | None) -> None:
+        """The handler has so many seconds from now."""
+        if timeout_s is not None:
+            self._timeout_s = timeout_s
+            self._ends_s = time.monotonic() + timeout_s
+
+    @property
+    def is_over_time(self) -> bool:
+        return self._ends_s is not None and time.monotonic() >= self._ends_s
+
+    def timed_out(self) -> TimedOut:
+        return TimedOut(
+            f"the handler was not done after {self._timeout_s:g} s; nothing was committed"
+        )
+
+    def at_commit(self) -> str | None:
+        """Return the result that is to be kept. Raises TimedOut: then nothing is committed."""
+        if self.is_over_time:
+            raise self.timed_out()
+        return self.result
 
 
 class Job:
@@ -110,6 +142,12 @@ class Job:
         An `async def` handler is cancelled besides; one in a thread can only look here.
         """
         return self._fate.is_lease_lost
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether this attempt can change nothing any more, for whichever reason: its lease is
+        lost, the job was cancelled, or its time (`timeout_s`) is over."""
+        return self._fate.is_lease_lost or self._fate.is_over_time
 
     @overload
     def commit(self) -> CommitBoundary[Session, AsyncSession]: ...
@@ -254,7 +292,7 @@ class CommitBoundary(Generic[S, A]):
                 self._database,
                 self._lease,
                 self._kind or Session,
-                result=lambda: self._fate.result,
+                result=self._fate.at_commit,
             )
             return cast(S, self._blocking.__enter__())
 
@@ -278,7 +316,7 @@ class CommitBoundary(Generic[S, A]):
                 self._database,
                 self._lease,
                 self._kind or AsyncSession,
-                result=lambda: self._fate.result,
+                result=self._fate.at_commit,
             )
             return cast(A, await self._async.__aenter__())
 

@@ -186,6 +186,7 @@ class Task(Generic[P, R]):
         batch_size: int | None = None,
         is_in_process: bool = False,
         memory_mb: int | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         self.app = app
         self.name = name
@@ -200,6 +201,7 @@ class Task(Generic[P, R]):
         self.batch_size = batch_size
         self.is_in_process = is_in_process
         self.memory_mb = memory_mb
+        self.timeout_s = timeout_s
         self.after: tuple[int, ...] = ()
         self.when = When.DONE
         self.__doc__ = handler.function.__doc__

@@ -112,8 +112,13 @@ class Attempt:
     async def run(self, relay: Relay) -> Report:
         """Run an `async def` handler; return the report, whatever the handler does."""
         self._running = asyncio.current_task()
+        self.fate.begin(self.task.timeout_s)
+        limit = asyncio.timeout(self.task.timeout_s)
         try:
-            await self._run_async(relay)
+            async with limit:
+                await self._run_async(relay)
+        except TimeoutError as error:
+            return self.ended(self.fate.timed_out() if limit.expired() else error)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
             return self.ended(error)
         return self.ended(None)
@@ -122,6 +127,7 @@ class Attempt:
         """Run a `def` handler, here or in a child; return the report, whatever it does."""
         if self._processes is not None:
             return self._run_in_child(self._processes)
+        self.fate.begin(self.task.timeout_s)
         try:
             self._run_blocking(relay)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
@@ -138,6 +144,9 @@ class Attempt:
             report = running.result()
         except CancelledError as error:
             return self.ended(error)
+        except TimeoutError:
+            self.fate.begin(self.task.timeout_s)
+            return self.ended(self.fate.timed_out())
         except Exception as error:  # noqa: BLE001 - it died, or could not so much as begin
             return self.ended(death_of(error) or error)
         if isinstance(report, Committed):
@@ -154,7 +163,7 @@ class Attempt:
             return
         self.fate.is_boundary_open = True
         async with commit_effect_idempotent_async(
-            self.database, self.lease, handler.effect_kind, relay, lambda: self.fate.result
+            self.database, self.lease, handler.effect_kind, relay, self.fate.at_commit
         ) as effect:
             self._keep(await handler.function(*handler.leading(self._job, effect), **arguments))
         self.fate.is_committed = True
@@ -169,7 +178,7 @@ class Attempt:
             return
         self.fate.is_boundary_open = True
         with commit_effect_idempotent(
-            self.database, self.lease, handler.effect_kind, relay, lambda: self.fate.result
+            self.database, self.lease, handler.effect_kind, relay, self.fate.at_commit
         ) as effect:
             self._call(handler.leading(self._job, effect), arguments)
         self.fate.is_committed = True
@@ -198,6 +207,8 @@ class Attempt:
             self._warn_of_too_late(error)
         if (settled := self._settled()) is not None:
             return settled
+        if error is None and self.fate.is_over_time:
+            error = self.fate.timed_out()
         if error is None:
             self._budget.succeeded(self.claimed.attempt)
             return Returned(self.lease, self.fate.result)

@@ -65,7 +65,9 @@ class HandlerProcesses:
         function = task.handler.function
         named = (function.__module__, function.__qualname__)
         return self._opened().schedule(
-            _run_attempt, args=(named, self._where, claimed, task.memory_mb)
+            _run_attempt,
+            args=(named, self._where, claimed, task.memory_mb),
+            timeout=task.timeout_s,
         )
 
     def _opened(self) -> ProcessPool:
