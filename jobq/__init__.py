@@ -54,6 +54,9 @@ if TYPE_CHECKING:
         Job,
         Snooze,
     )
+    from jobq.protocol.breaker import (
+        Breaker,
+    )
     from jobq.protocol.flow import (
         When,
         chain,
@@ -117,6 +120,7 @@ __all__ = [
     "AmbiguousJob",
     "ArgumentsTooLarge",
     "AttemptEnd",
+    "Breaker",
     "Budget",
     "Bury",
     "DatabaseUnavailable",
@@ -213,6 +217,7 @@ _HOMES = {
     "Bury": "jobq.job",
     "Job": "jobq.job",
     "Snooze": "jobq.job",
+    "Breaker": "jobq.protocol.breaker",
     "When": "jobq.protocol.flow",
     "chain": "jobq.protocol.flow",
     "group": "jobq.protocol.flow",

@@ -30,6 +30,7 @@ from jobq.errors import InvalidOption, InvalidTask, JobNotFound
 from jobq.handler import check_process, inspect_handler
 from jobq.job import Job
 from jobq.models import DEFAULT_SCHEMA
+from jobq.protocol.breaker import Breaker
 from jobq.protocol.limits import Limit
 from jobq.protocol.outside import (
     OutsideEffectsName,
@@ -165,6 +166,7 @@ class JobQueue:
         process: bool = False,
         memory_mb: int | None = None,
         timeout_s: float | None = None,
+        breaker: Breaker | None = None,
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -184,6 +186,7 @@ class JobQueue:
         process: bool = False,
         memory_mb: int | None = None,
         timeout_s: float | None = None,
+        breaker: Breaker | None = None,
     ) -> Any:
         """Register a function as a task.
 
@@ -205,6 +208,7 @@ class JobQueue:
         return annotation says that it returns something. `process`: run the handler in a process of
         its own (extra `processes`); `memory_mb`: how many MiB more than that process has already it
         may take, on Linux. `timeout_s`: how long an attempt may take; see docs/retries.md.
+        `breaker`: when to leave the task alone for a while; see `Breaker`.
 
         Raises InvalidTask or InvalidOption.
         """
@@ -220,6 +224,7 @@ class JobQueue:
             is_in_process=process,
             memory_mb=memory_mb,
             timeout_s=timeout_s,
+            breaker=breaker,
         )
         return register if function is None else register(function)
 
@@ -235,6 +240,7 @@ class JobQueue:
         keep: Retention | None = None,
         limits: Sequence[Limit] = (),
         unique: Unique | None = None,
+        breaker: Breaker | None = None,
     ) -> BatchTaskDecorator:
         """Register a function that does several jobs at once, in one transaction.
 
@@ -262,6 +268,7 @@ class JobQueue:
             outside_effects="at_least_once",
             keep_result=False,
             batch_size=size,
+            breaker=breaker,
         )
 
     def _registering(
@@ -279,6 +286,7 @@ class JobQueue:
         is_in_process: bool = False,
         memory_mb: int | None = None,
         timeout_s: float | None = None,
+        breaker: Breaker | None = None,
     ) -> Callable[[Callable[..., Any]], Any]:
         if name is not None:
             check_name("task", name)
@@ -322,6 +330,7 @@ class JobQueue:
                 is_in_process=is_in_process,
                 memory_mb=memory_mb,
                 timeout_s=timeout_s,
+                breaker=breaker,
             )
             self._tasks[named] = task
             return task

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from jobq.errors import InvalidOption, JobFailed
 from jobq.handler import Handler
+from jobq.protocol.breaker import Breaker
 from jobq.protocol.flow import When, when_of
 from jobq.protocol.limits import Limit, line_of
 from jobq.protocol.outside import OutsideEffects
@@ -187,6 +188,7 @@ class Task(Generic[P, R]):
         is_in_process: bool = False,
         memory_mb: int | None = None,
         timeout_s: float | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         self.app = app
         self.name = name
@@ -202,6 +204,7 @@ class Task(Generic[P, R]):
         self.is_in_process = is_in_process
         self.memory_mb = memory_mb
         self.timeout_s = timeout_s
+        self.breaker = breaker
         self.after: tuple[int, ...] = ()
         self.when = When.DONE
         self.__doc__ = handler.function.__doc__

@@ -23,7 +23,7 @@ class Batch:
     def __init__(self, attempts: Sequence[Attempt]) -> None:
         self.attempts = list(attempts)
         self._by_lease = {attempt.lease: attempt for attempt in attempts}
-        self._task = attempts[0].task
+        self.task = attempts[0].task
         self._database = attempts[0].database
         self._running: asyncio.Task[Any] | None = None
 
@@ -38,11 +38,11 @@ class Batch:
 
     @property
     def name(self) -> str:
-        return f"{self._task.name} {self.lease.job_id} and {len(self.attempts) - 1} more"
+        return f"{self.task.name} {self.lease.job_id} and {len(self.attempts) - 1} more"
 
     @property
     def is_async(self) -> bool:
-        return self._task.handler.is_async
+        return self.task.handler.is_async
 
     def interrupt(self) -> Reports:
         """The worker stops and waits no longer. Return the reports; the handler's are ignored."""
@@ -97,7 +97,7 @@ class Batch:
         reports = Reports()
         for attempt in attempts:
             try:
-                (items[attempt],) = self._task.handler.arguments.decode(
+                (items[attempt],) = self.task.handler.arguments.decode(
                     attempt.claimed.args
                 ).values()
             except UnreadableArguments as error:
@@ -105,23 +105,23 @@ class Batch:
         return items, reports
 
     def _apply(self, items: dict[Attempt, Any]) -> Reports:
-        handler = self._task.handler
+        handler = self.task.handler
         if handler.effect_kind is None:
-            handler.call(self._task.name, list(items.values()))
+            handler.call(self.task.name, list(items.values()))
             return _gathered(attempt.ended(None) for attempt in items)
         leases = [attempt.lease for attempt in items]
         with commit_effects_together(self._database, leases, handler.effect_kind) as together:
             accepted = [self._by_lease[lease] for lease in together.accepted]
             if accepted:
                 handler.call(
-                    self._task.name, together.handle, [items[attempt] for attempt in accepted]
+                    self.task.name, together.handle, [items[attempt] for attempt in accepted]
                 )
         for attempt in accepted:
             attempt.fate.is_committed = True
         return _gathered(attempt.ended(together.refused.get(attempt.lease)) for attempt in items)
 
     async def _apply_async(self, items: dict[Attempt, Any]) -> Reports:
-        handler = self._task.handler
+        handler = self.task.handler
         if handler.effect_kind is None:
             await handler.function(list(items.values()))
             return _gathered(attempt.ended(None) for attempt in items)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobq.database.base import Link
@@ -55,12 +55,12 @@ class LimitedLines:
         """Seconds until another look may find what limits held back at the last."""
         return max(0.0, self._next_s - time.monotonic())
 
-    def claim(self, limit: int) -> Step[list[ClaimedJob]]:
-        """Lease up to `limit` jobs whose limits have room."""
+    def claim(self, limit: int, tasks: Sequence[str]) -> Step[list[ClaimedJob]]:
+        """Lease up to `limit` jobs of these tasks whose limits have room."""
         claim = LimitedClaim(
             self._worker,
             self._options.queues,
-            self._tasks,
+            [name for name in self._tasks if name in tasks],
             limit,
             self._options.lease_s,
             self._after,

@@ -45,6 +45,7 @@ from jobq.store.base import LISTEN_AGAIN_S, NOTHING
 from jobq.store.step import Step
 from jobq.task import Task
 from jobq.worker.attempt import Attempt
+from jobq.worker.breakers import Breakers
 from jobq.worker.dependents import Dependents
 from jobq.worker.heartbeat import HeartbeatThread
 from jobq.worker.limited import LimitedLines
@@ -143,6 +144,7 @@ class Worker:
         )
         self._cursor = ClaimCursor()
         self._scheduler = Scheduler(self._database.store, schedules)
+        self._breakers = Breakers(tasks)
         self._dependents = Dependents(self._database.store)
         self._limited = LimitedLines(self._database.store, self.id, tasks, options)
         self._served = None if options.queues is None else frozenset(options.queues)
@@ -253,6 +255,8 @@ class Worker:
                     await self._on_control(lambda: self._scheduler.declare(self._control))
                 if self._limited.is_undeclared:
                     await self._on_control(lambda: self._limited.declare(self._control))
+                if paused := self._breakers.take_opened():
+                    await self._give_back_waiting(paused)
                 if self._pruner.is_due:
                     await self._on_control(lambda: self._pruner.run(self._control))
                 await self._turn(self._work.room(self._prefetch.ahead))
@@ -270,6 +274,15 @@ class Worker:
             except DatabaseUnavailable:
                 continue  # the turn will tell
 
+    async def _give_back_waiting(self, tasks: Sequence[str]) -> None:
+        """What waits here of these tasks goes back to its queue, with no attempt spent."""
+        leases = self._work.take_waiting_of(tasks)
+        if leases:
+            for lease in leases:
+                self._heartbeat.remove(lease)
+            step = self._database.store.release(leases)
+            await self._on_control(lambda: self._control.run(step))
+
     async def _wait_for_turn(self) -> None:
         if self._is_turn_due():
             return
@@ -285,6 +298,7 @@ class Worker:
             assert self._loop is not None
             pause_s = self.options.poll_s * random.uniform(1, 1.5)  # noqa: S311
             pause_s = min(pause_s, self._limited.until_due_s(), self._scheduler.until_due_s())
+            pause_s = min(pause_s, self._breakers.until_probe_s())
             if not self._looked_from_head and self._work.room(self._prefetch.ahead) > 0:
                 # With its hands full it claims nothing, and would not so much as yield to the loop.
                 pause_s = min(pause_s, self._cursor.until_head_s(time.monotonic()))
@@ -427,6 +441,8 @@ class Worker:
             return (yield from reports.exchange(store, NOTHING))
         began_s = time.monotonic()
         self._looked_from_head = self._cursor.is_at_head(began_s)
+        if (probed := self._breakers.to_probe()) is not None:
+            return (yield from self._probe(reports, probed))
         is_promoting = began_s >= self._next_promote_s
         served = self._served
         is_looking = (served is None or len(served) > FEW_QUEUES) and (
@@ -449,11 +465,12 @@ class Worker:
         asked = len(self._queues)
         if not self._fell_short:
             asked = min(asked, max(limit, FEW_QUEUES))
+        claimable = self._breakers.claimable()
         limited: list[ClaimedJob] = []
         if self._limited.is_served:
             # Half of the room: neither kind of job is to keep the other from its turn.
             half = limit // 2 + random.randint(0, limit % 2)  # noqa: S311
-            limited = yield from self._limited.claim(half)
+            limited = yield from self._limited.claim(half, claimable)
         queues = random.sample(self._queues, asked)
         since = self._cursor.since(began_s)
         # Where a look from the head is dear, so is one along the priorities.
@@ -467,7 +484,7 @@ class Worker:
         claim = Claim(
             worker=self.id,
             queues=queues,
-            tasks=list(self._tasks),
+            tasks=claimable,
             limit=limit - len(limited),
             lease_s=self.options.lease_s,
             since=since,
@@ -492,6 +509,24 @@ class Worker:
         if not is_for_lower:
             self._cursor.advance(exchanged.claimed, began_s, time.monotonic())
         exchanged.claimed.extend(limited)
+        return exchanged
+
+    def _probe(self, reports: Reports, task: str) -> Step[Exchanged]:
+        """Claim one job of a paused task, to see whether it works again."""
+        store = self._database.store
+        ready = yield from store.ready_queues()
+        served = self._served
+        claim = Claim(
+            worker=self.id,
+            queues=[queue for queue in ready if served is None or queue in served],
+            tasks=[task],
+            limit=1,
+            lease_s=self.options.lease_s,
+        )
+        exchanged = yield from reports.exchange(store, claim, is_alone=False)
+        if not exchanged.claimed and self._tasks[task].limits:
+            exchanged.claimed.extend((yield from self._limited.claim(1, [task])))
+        self._breakers.probed(task, exchanged.claimed)
         return exchanged
 
     def _send_singly(self, reports: Reports) -> Sent:
@@ -548,6 +583,7 @@ class Worker:
         report = attempt.interrupt() if task.cancelled() else task.result()
         for lease in attempt.leases:
             self._heartbeat.remove(lease)
+        self._breakers.note(attempt.task.name, as_reports(report))
         following = self._work.ended(attempt, report)
         if left_over := relay.left_over(following.lease if following else None):
             closing = self._loop.create_task(left_over.close())
@@ -562,6 +598,7 @@ class Worker:
         report = attempt.run_in_thread(relay)
         for lease in attempt.leases:
             self._heartbeat.remove(lease)
+        self._breakers.note(attempt.task.name, as_reports(report))
         following = self._work.ended(attempt, report, in_thread=True)
         if left_over := relay.left_over(following.lease if following else None):
             left_over.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from jobq.protocol.values import Lease
@@ -158,6 +158,13 @@ class Workload:
             dropped = [one.lease for one in self._waiting if is_dropped(one.lease)]
             self._waiting = deque(one for one in self._waiting if not is_dropped(one.lease))
             return dropped
+
+    def take_waiting_of(self, tasks: Sequence[str]) -> list[Lease]:
+        """Take out attempts at these tasks that never started, and return their leases."""
+        with self._lock:
+            taken = [one for one in self._waiting if one.claimed.task in tasks]
+            self._waiting = deque(one for one in self._waiting if one not in taken)
+            return [one.lease for one in taken]
 
     def close(self) -> list[Lease]:
         """Start nothing any more; return the leases of what never started."""
