@@ -48,6 +48,7 @@ from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus, Progress
 from jobq.queues import Queues
 from jobq.schedules import MissedName, Schedules, missed_of
 from jobq.store.base import Store
+from jobq.store.deadlines import set_deadlines
 from jobq.store.flow import enqueue_flow
 from jobq.store.progress import progress_of
 from jobq.store.step import Step
@@ -358,6 +359,8 @@ class JobQueue:
             raise InvalidOption(f"two schedules are named {name!r}: rename one")
         if request.after:
             raise InvalidOption(f"schedule {name!r}: its jobs cannot wait for other jobs")
+        if request.deadline is not None:
+            raise InvalidOption(f"schedule {name!r}: its jobs cannot have a deadline")
         declared = Schedule(name, cron, request, timezone, missed_of(missed))
         self._schedules[name] = declared
         return declared
@@ -414,6 +417,21 @@ class JobQueue:
 
         `is_own`: it does not; `can_copy`: on a psycopg connection.
         """
+        deadlines = [request.deadline for request in requests]
+        is_plain = not any(deadline is not None for deadline in deadlines)
+        handles = yield from self._enqueue(requests, is_own=is_own and is_plain, can_copy=can_copy)
+        if not is_plain:
+            given = {
+                handle.id: deadline
+                for handle, deadline in zip(handles, deadlines, strict=True)
+                if deadline is not None and handle.is_new
+            }
+            yield from set_deadlines(self._store.portable, given)
+        return handles
+
+    def _enqueue(
+        self, requests: Sequence[JobRequest], *, is_own: bool = False, can_copy: bool = False
+    ) -> Step[list[JobHandle]]:
         if any(request.after for request in requests):
             return [
                 JobHandle(job_id, self)

@@ -23,7 +23,7 @@ from jobq.protocol.limits import Limit, line_of
 from jobq.protocol.outside import OutsideEffects
 from jobq.protocol.results import Results, plain_result
 from jobq.protocol.retention import Retention
-from jobq.protocol.retry import Retry, check_delay
+from jobq.protocol.retry import Retry, check_delay, deadline_of
 from jobq.protocol.states import Outcome
 from jobq.protocol.unique import Unique
 from jobq.protocol.values import Ended, JobRequest, JobStatus, Progress, UniqueRequest
@@ -207,6 +207,7 @@ class Task(Generic[P, R]):
         self.breaker = breaker
         self.after: tuple[int, ...] = ()
         self.when = When.DONE
+        self.deadline: datetime | float | None = None
         self.__doc__ = handler.function.__doc__
 
     def __repr__(self) -> str:
@@ -228,13 +229,15 @@ class Task(Generic[P, R]):
         unique: Unique | None = None,
         after: JobHandle | int | Iterable[JobHandle | int] = (),
         when: When | Literal["done", "ended", "failed"] = When.DONE,
+        deadline: datetime | timedelta | float | None = None,
     ) -> Task[P, R]:
         """Return the same task with other options: `charge.using(delay=60).enqueue(order_id=7)`.
 
         `priority`: smaller runs first. `run_at`: an aware datetime. `delay`: seconds, or a
         timedelta, from now by the database's clock. `unique`: see `Unique`. `after`: jobs that it
-        waits for; `when`: how they have to end, see `When`; `delay` counts from then. Raises
-        InvalidOption.
+        waits for; `when`: how they have to end, see `When`; `delay` counts from then. `deadline`:
+        when it is not to begin any more, an aware datetime or seconds from its enqueueing; it is
+        dead then. Raises InvalidOption.
         """
         changes: dict[str, Any] = {
             "queue": queue,
@@ -251,6 +254,8 @@ class Task(Generic[P, R]):
         needed = [after] if isinstance(after, JobHandle | int) else after
         task.after = tuple(one.id if isinstance(one, JobHandle) else one for one in needed)
         task.when = when_of(when)
+        if deadline is not None:
+            task.deadline = deadline_of(deadline)
         if unique is not None:
             task.unique = unique
             self.handler.arguments.check_names("unique", unique.by or ())
@@ -271,6 +276,7 @@ class Task(Generic[P, R]):
             unique=self._unique(encoded) if self.unique else None,
             after=self.after,
             when=self.when.value,
+            deadline=self.deadline,
         )
 
     def _line(self, encoded: str) -> str | None:

@@ -42,6 +42,7 @@ from jobq.protocol.values import (
     RefusedReport,
 )
 from jobq.store.base import LISTEN_AGAIN_S, NOTHING
+from jobq.store.deadlines import bury_late
 from jobq.store.step import Step
 from jobq.task import Task
 from jobq.worker.attempt import Attempt
@@ -453,6 +454,7 @@ class Worker:
             yield from self._scheduler.look()
         if is_promoting:
             yield from self._dependents.sweep()
+            yield from bury_late(store.portable)
             moved = yield from store.promote(PROMOTE_LIMIT)
             if moved < PROMOTE_LIMIT:
                 self._next_promote_s = time.monotonic() + PROMOTE_INTERVAL_S
