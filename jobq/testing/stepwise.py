@@ -64,7 +64,7 @@ class StepwiseWorker:
     """Claims, runs and reports as told. Raises as a worker does when it cannot start."""
 
     def __init__(self, app: JobQueue) -> None:
-        self.tasks = app.tasks
+        self.tasks = {stored: task for task in app.tasks.values() for stored in task.stored_names}
         app.database  # noqa: B018 - checks that it is there and migrated
         self.database = app.open_database(max_connections=4)
         self._id = f"jobq.testing:{secrets.token_hex(4)}"

@@ -521,13 +521,13 @@ class Worker:
         claim = Claim(
             worker=self.id,
             queues=[queue for queue in ready if served is None or queue in served],
-            tasks=[task],
+            tasks=self._breakers.stored_names(task),
             limit=1,
             lease_s=self.options.lease_s,
         )
         exchanged = yield from reports.exchange(store, claim, is_alone=False)
-        if not exchanged.claimed and self._tasks[task].limits:
-            exchanged.claimed.extend((yield from self._limited.claim(1, [task])))
+        if not exchanged.claimed and self._limited.is_served:
+            exchanged.claimed.extend((yield from self._limited.claim(1, claim.tasks)))
         self._breakers.probed(task, exchanged.claimed)
         return exchanged
 
