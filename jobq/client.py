@@ -97,7 +97,8 @@ class JobQueue:
     schema of jobq's tables; from JOBQ_SCHEMA, else "jobq". `max_args_bytes`: the largest
     arguments one job may have, as JSON. `max_connections`: the most this object opens for
     enqueueing; workers have their own. `keep`: how long the jobs of tasks that do not say
-    themselves are kept after their end; see `Retention`.
+    themselves are kept after their end; see `Retention`. `pooled`: the URL is that of a pooler in
+    transaction mode (PgBouncer); see docs/pgbouncer.md.
 
     Nothing connects until the first job is enqueued, so a module can make one at import.
     """
@@ -110,12 +111,14 @@ class JobQueue:
         max_args_bytes: int = DEFAULT_MAX_ARGS_BYTES,
         max_connections: int = 10,
         keep: Retention = Retention(),  # noqa: B008 - frozen
+        pooled: bool = False,
     ) -> None:
         self._given_url = url
         self.schema = schema or os.environ.get(SCHEMA_VARIABLE) or DEFAULT_SCHEMA
         self.max_args_bytes = max_args_bytes
         self.keep = keep
         self._max_connections = max_connections
+        self._is_pooled = pooled
         self._tasks: dict[str, Task[..., Any]] = {}
         self._limits: dict[str, Limit] = {}
         self._schedules: dict[str, Schedule] = {}
@@ -561,6 +564,7 @@ class JobQueue:
             schema=self.schema,
             max_connections=max_connections,
             idle_in_transaction_s=idle_in_transaction_s,
+            is_pooled=self._is_pooled,
         )
 
     @contextmanager

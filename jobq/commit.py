@@ -243,7 +243,7 @@ def _begin(
         effect = begun or database.begin_effect(kind)
         begun = None
         try:
-            recorded = effect.run(record())
+            recorded = effect.run(database.with_settings(record()))
         except BaseException:
             was_broken = effect.is_broken
             effect.close()
@@ -264,7 +264,7 @@ async def _begin_async(
         effect = begun or await database.begin_effect_async(kind)
         begun = None
         try:
-            recorded = await effect.run(record())
+            recorded = await effect.run(database.with_settings(record()))
         except BaseException:
             was_broken = effect.is_broken
             await effect.close()

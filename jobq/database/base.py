@@ -40,6 +40,11 @@ class Link(ABC):
         """For a block in which nothing runs on the link: call `on_news`, once or more often, when
         jobs may have been enqueued since the last step began."""
 
+    @property
+    def is_told(self) -> bool:
+        """Whether `watched` calls at all."""
+        return True
+
     @abstractmethod
     def abandon(self) -> None:
         """Make a `run` that another thread waits for fail, soon. Blocks for a moment."""
@@ -123,6 +128,8 @@ class Database(ABC):
     store: Store
     url: URL
     schema: str
+    is_pooled: bool = False
+    """Whether its transactions may each have another server process."""
     max_connections: int
 
     @abstractmethod
@@ -135,6 +142,10 @@ class Database(ABC):
     @abstractmethod
     async def run_async(self, step: Step[T]) -> T:
         """Run `step` in a transaction of its own without blocking the event loop."""
+
+    def with_settings(self, step: Step[T]) -> Step[T]:
+        """The step with what its transaction needs to be told first, if the session cannot be."""
+        return step
 
     @abstractmethod
     def link(self, *, listens: bool = False) -> Link:

@@ -19,16 +19,20 @@ def open_database(
     schema: str,
     max_connections: int = 10,
     idle_in_transaction_s: float | None = None,
+    is_pooled: bool = False,
 ) -> Database:
     """Return the connections of a URL that `parse_url` returned. Nothing connects yet."""
     check_schema_name(schema)
     if backend_of(url) == "sqlite":
+        if is_pooled:
+            raise InvalidOption("pooled=True is for PostgreSQL behind a pooler: leave it out")
         return SqliteDatabase(url, max_connections=max_connections)
     return PostgresDatabase(
         url,
         schema=schema,
         max_connections=max_connections,
         idle_in_transaction_s=idle_in_transaction_s,
+        is_pooled=is_pooled,
     )
 
 

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -102,6 +103,10 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
        set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false),
        set_config('jit', 'off', false)
 """
+# Behind a pooler that gives out a server by the transaction, what was set for a session would be
+# there for others and gone for us: the same is set for each transaction.
+CONFIGURE_LOCALLY = CONFIGURE.replace("false)", "true)")
+PLAN_LOCALLY = PLAN_ONCE.replace("false)", "true)")
 CANCEL_TIMEOUT_S = 3.0
 DEAF_S = 60.0
 """After an abandoned connection, those of so long ask for no notifications: a worker polls then."""
@@ -194,15 +199,21 @@ class PostgresDatabase(Database):
         schema: str,
         max_connections: int = 10,
         idle_in_transaction_s: float | None = None,
+        is_pooled: bool = False,
     ) -> None:
         self.url = url
+        self.is_pooled = is_pooled
         self.schema = schema
         self.store = PostgresStore(schema)
         self.max_connections = max_connections
         self._idle_in_transaction_s = idle_in_transaction_s
         self._conninfo = conninfo(url)
         given = conninfo_to_dict(self._conninfo)
-        self._parameters = {k: v for k, v in _CONNECTION_DEFAULTS.items() if k not in given}
+        self._parameters: dict[str, Any] = {
+            name: value for name, value in _CONNECTION_DEFAULTS.items() if name not in given
+        }
+        if is_pooled:
+            self._parameters["prepare_threshold"] = None
         # An asyncio pool belongs to the loop it was opened in.
         self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncSide] = (
             WeakKeyDictionary()
@@ -249,12 +260,29 @@ class PostgresDatabase(Database):
 
     def run(self, step: Step[T]) -> T:
         with self._translated(), self._lent() as connection:
-            return execute_alone(step, connection)
+            return execute_alone(self.with_settings(step), connection)
 
     async def run_async(self, step: Step[T]) -> T:
         with self._translated():
             async with self._lent_async() as connection:
-                return await execute_alone_async(step, connection)
+                return await execute_alone_async(self.with_settings(step), connection)
+
+    def with_settings(self, step: Step[T], *, is_on_link: bool = False) -> Step[T]:
+        if not self.is_pooled:
+            return step
+        return self._after_settings(step, is_on_link=is_on_link)
+
+    def _after_settings(self, step: Step[T], *, is_on_link: bool) -> Step[T]:
+        yield Statement(CONFIGURE_LOCALLY, self._idle_limit)
+        if is_on_link:
+            yield Statement(PLAN_LOCALLY, {})
+        try:
+            statement = next(step)
+            while True:
+                statement = step.send((yield replace(statement, is_whole=False)))
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     @contextmanager
     def _lent(self) -> Iterator[_PooledConnection]:
@@ -304,7 +332,7 @@ class PostgresDatabase(Database):
     def connect(self, *, listens: bool = False) -> PsycopgConnection:
         """Open a connection outside of the pool. Raises DatabaseUnavailable with the reason."""
         with self._translated():
-            connection: PsycopgConnection = psycopg.connect(self._conninfo, **self._parameters)  # type: ignore[arg-type]
+            connection: PsycopgConnection = psycopg.connect(self._conninfo, **self._parameters)
         try:
             if connection.info.server_version < MINIMUM_VERSION:
                 version = connection.info.parameter_status("server_version")
@@ -324,8 +352,9 @@ class PostgresDatabase(Database):
         # turn holds the rows of other jobs' leases too.
         self._configure(connection)
         connection.autocommit = True
-        connection.execute(PLAN_ONCE)
-        if listens:
+        if not self.is_pooled:
+            connection.execute(PLAN_ONCE)
+        if listens and not self.is_pooled:
             channel = sql.Identifier(channel_of(self.schema))
             connection.execute(sql.SQL("LISTEN {}").format(channel))
         # By default a number's size decides on its type, and each combination is another statement.
@@ -345,14 +374,15 @@ class PostgresDatabase(Database):
     def begin_effect(self, kind: type[C]) -> Effect[C]:
         with self._translated():
             if issubclass(kind, psycopg.Connection):
-                return cast(Effect[C], _PsycopgEffect(self.pool))
+                return cast(Effect[C], _PsycopgEffect(self.pool, is_pooled=self.is_pooled))
             return SqlalchemyEffect(self.engine, kind)
 
     async def begin_effect_async(self, kind: type[C]) -> AsyncEffect[C]:
         with self._translated():
             side = await self._async_side()
             if issubclass(kind, psycopg.AsyncConnection):
-                return cast(AsyncEffect[C], await _AsyncPsycopgEffect.begin(side.pool))
+                effect = await _AsyncPsycopgEffect.begin(side.pool, is_pooled=self.is_pooled)
+                return cast(AsyncEffect[C], effect)
             return await AsyncSqlalchemyEffect.begin(side.engine, kind)
 
     def close(self) -> None:
@@ -368,13 +398,15 @@ class PostgresDatabase(Database):
         # The steps look again in a later statement, which must see what was committed meanwhile,
         # whatever the database's default is.
         connection.isolation_level = IsolationLevel.READ_COMMITTED
-        connection.execute(CONFIGURE, self._idle_limit)
-        connection.commit()
+        if not self.is_pooled:
+            connection.execute(CONFIGURE, self._idle_limit)
+            connection.commit()
 
     async def _configure_async(self, connection: AsyncPsycopgConnection) -> None:
         await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
-        await connection.execute(CONFIGURE, self._idle_limit)
-        await connection.commit()
+        if not self.is_pooled:
+            await connection.execute(CONFIGURE, self._idle_limit)
+            await connection.commit()
 
     @property
     def _idle_limit(self) -> dict[str, str | None]:
@@ -433,7 +465,12 @@ class _PostgresLink(Link):
             self._connection = self._open()
         self._has_news = False
         with self._database._translated():  # noqa: SLF001
-            return execute_alone(step, self._connection)
+            database = self._database
+            return execute_alone(database.with_settings(step, is_on_link=True), self._connection)
+
+    @property
+    def is_told(self) -> bool:
+        return not self._database.is_pooled
 
     def _open(self) -> PsycopgConnection:
         is_deaf = time.monotonic() < self._deaf_until_s
@@ -491,7 +528,10 @@ class _PsycopgEffect(Effect[PsycopgConnection]):
 
     handle: _PooledConnection
 
-    def __init__(self, pool: ConnectionPool[_PooledConnection]) -> None:
+    def __init__(self, pool: ConnectionPool[_PooledConnection], *, is_pooled: bool) -> None:
+        """`is_pooled`: a plan, or a transaction begun with COMMIT, may be left on a server that the
+        next transaction does not get."""
+        self._is_pooled = is_pooled
         self._pool = pool
         self.handle = pool.getconn()
         self.handle.is_lent = True
@@ -536,6 +576,7 @@ class _PsycopgEffect(Effect[PsycopgConnection]):
     def commit(self, confirm: Step[bool], then: Step[Recorded] | None = None) -> None:
         if not _is(self.handle, TransactionStatus.INTRANS):
             raise NotWhole
+        then = None if self._is_pooled else then
         committing = commit_if(first_of(confirm))
         beginning = begin_with(first_of(then), self.handle.prepared) if then else []
         results = self._send([*committing, *beginning])
@@ -572,17 +613,24 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
     handle: _AsyncPooledConnection
 
     def __init__(
-        self, pool: AsyncConnectionPool[_AsyncPooledConnection], handle: _AsyncPooledConnection
+        self,
+        pool: AsyncConnectionPool[_AsyncPooledConnection],
+        handle: _AsyncPooledConnection,
+        *,
+        is_pooled: bool,
     ) -> None:
+        self._is_pooled = is_pooled
         self._pool = pool
         self.handle = handle
         self._begun: Rows | None = None
 
     @classmethod
-    async def begin(cls, pool: AsyncConnectionPool[_AsyncPooledConnection]) -> _AsyncPsycopgEffect:
+    async def begin(
+        cls, pool: AsyncConnectionPool[_AsyncPooledConnection], *, is_pooled: bool
+    ) -> _AsyncPsycopgEffect:
         handle = await pool.getconn()
         handle.is_lent = True
-        return cls(pool, handle)
+        return cls(pool, handle, is_pooled=is_pooled)
 
     async def run(self, step: Step[T]) -> T:
         if self._begun is not None:
@@ -624,6 +672,7 @@ class _AsyncPsycopgEffect(AsyncEffect[AsyncPsycopgConnection]):
     async def commit(self, confirm: Step[bool], then: Step[Recorded] | None = None) -> None:
         if not _is(self.handle, TransactionStatus.INTRANS):
             raise NotWhole
+        then = None if self._is_pooled else then
         committing = commit_if(first_of(confirm))
         beginning = begin_with(first_of(then), self.handle.prepared) if then else []
         results = await self._send([*committing, *beginning])

@@ -46,6 +46,7 @@ class Where(NamedTuple):
     url: str
     schema: str
     idle_in_transaction_s: float | None
+    is_pooled: bool
 
 
 class HandlerProcesses:
@@ -150,6 +151,7 @@ def _database(where: Where) -> Database:
         schema=where.schema,
         max_connections=1,
         idle_in_transaction_s=where.idle_in_transaction_s,
+        is_pooled=where.is_pooled,
     )
 
 

@@ -134,6 +134,7 @@ class Worker:
                 self._database.url.render_as_string(hide_password=False),
                 self._database.schema,
                 options.idle_in_transaction_s,
+                self._database.is_pooled,
             ),
         )
         self._prefetch = Prefetch(options.concurrency, options.prefetch, time.monotonic())
@@ -289,7 +290,7 @@ class Worker:
             return
         if self._work.reports:
             await self._wait(PACE_S)
-        elif not self._has_backlog and not self._is_listening:
+        elif not self._has_backlog and not self._is_listening and self._control.is_told:
             if self._dry_looks < len(LOOKS_S):
                 await self._wait(LOOKS_S[self._dry_looks])
                 self._dry_looks += 1

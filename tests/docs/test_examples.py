@@ -260,6 +260,18 @@ def test_deploys(names: dict[str, Any], app: JobQueue, database_url: str) -> Non
     assert drain(app)[State.DONE] == 2
 
 
+def test_tenants(names: dict[str, Any], database_url: str) -> None:
+    names["url"] = database_url
+    names["JobQueue"] = JobQueue
+    run_page("docs/tenants.md", examples("docs/tenants.md"), names)
+    assert (names["north"].schema, names["south"].schema) == ("north", "south")
+
+
+def test_pgbouncer(names: dict[str, Any]) -> None:
+    names["JobQueue"] = JobQueue
+    run_page("docs/pgbouncer.md", examples("docs/pgbouncer.md"), names)
+
+
 def test_unique(names: dict[str, Any], app: JobQueue) -> None:
     run_page("docs/unique.md", examples("docs/unique.md"), names)
 

@@ -22,13 +22,13 @@ def test_three_processes_charge_each_job_once(site: Site) -> None:
         [charge.request() for _ in range(100)] + [charge_in_session.request() for _ in range(50)]
     )
     for _ in range(3):
-        site.start_worker("--concurrency", "4")
+        site.start_worker("--concurrency", "4", "--lease", "5")
 
     site.wait_until_done(150)
 
     assert site.charged() == [job.id for job in jobs]
-    # Leases are a second long here: where the machine is slow, a reconciler may be the one that
-    # finalizes. No attempt ended in any other way.
+    # Where the machine is slow, a reconciler may be the one that finalizes. No attempt ended in any
+    # other way.
     assert {row["outcome"] for row in site.rows("attempts")} <= {AttemptEnd.HEALED}
 
 
