@@ -45,9 +45,11 @@ from jobq.protocol.retry import Retry
 from jobq.protocol.schedule import Schedule
 from jobq.protocol.unique import Unique
 from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus, Progress
+from jobq.protocol.versions import Upgrade, check_version, read_stored
 from jobq.queues import Queues
 from jobq.schedules import MissedName, Schedules, missed_of
 from jobq.store.base import Store
+from jobq.store.deadlines import set_deadlines
 from jobq.store.flow import enqueue_flow
 from jobq.store.progress import progress_of
 from jobq.store.step import Step
@@ -137,6 +139,11 @@ class JobQueue:
         """The registered tasks by name."""
         return MappingProxyType(self._tasks)
 
+    def task_of(self, stored: str) -> Task[..., Any] | None:
+        """Return the task of jobs that are stored under this name, of whatever version (as
+        `JobStatus.task` has it), None if this app does not have it."""
+        return self._tasks.get(read_stored(stored)[0])
+
     @overload
     def task(self, function: Callable[Concatenate[D, Job, P], R], /) -> Task[P, R]: ...
     @overload
@@ -167,6 +174,8 @@ class JobQueue:
         memory_mb: int | None = None,
         timeout_s: float | None = None,
         breaker: Breaker | None = None,
+        version: int = 1,
+        upgrade: Upgrade | None = None,
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -187,6 +196,8 @@ class JobQueue:
         memory_mb: int | None = None,
         timeout_s: float | None = None,
         breaker: Breaker | None = None,
+        version: int = 1,
+        upgrade: Upgrade | None = None,
     ) -> Any:
         """Register a function as a task.
 
@@ -208,7 +219,8 @@ class JobQueue:
         return annotation says that it returns something. `process`: run the handler in a process of
         its own (extra `processes`); `memory_mb`: how many MiB more than that process has already it
         may take, on Linux. `timeout_s`: how long an attempt may take; see docs/retries.md.
-        `breaker`: when to leave the task alone for a while; see `Breaker`.
+        `breaker`: when to leave the task alone for a while; see `Breaker`. `version`, `upgrade`:
+        for jobs that older code enqueued; see docs/deploys.md.
 
         Raises InvalidTask or InvalidOption.
         """
@@ -225,6 +237,8 @@ class JobQueue:
             memory_mb=memory_mb,
             timeout_s=timeout_s,
             breaker=breaker,
+            version=version,
+            upgrade=upgrade,
         )
         return register if function is None else register(function)
 
@@ -241,6 +255,8 @@ class JobQueue:
         limits: Sequence[Limit] = (),
         unique: Unique | None = None,
         breaker: Breaker | None = None,
+        version: int = 1,
+        upgrade: Upgrade | None = None,
     ) -> BatchTaskDecorator:
         """Register a function that does several jobs at once, in one transaction.
 
@@ -269,6 +285,8 @@ class JobQueue:
             keep_result=False,
             batch_size=size,
             breaker=breaker,
+            version=version,
+            upgrade=upgrade,
         )
 
     def _registering(
@@ -287,6 +305,8 @@ class JobQueue:
         memory_mb: int | None = None,
         timeout_s: float | None = None,
         breaker: Breaker | None = None,
+        version: int = 1,
+        upgrade: Upgrade | None = None,
     ) -> Callable[[Callable[..., Any]], Any]:
         if name is not None:
             check_name("task", name)
@@ -299,6 +319,7 @@ class JobQueue:
                     f"two tasks are named {named!r}: give one of them another name, as in "
                     "@app.task(name=...)"
                 )
+            check_version(named, version, upgrade)
             handler = inspect_handler(named, function, is_batch=batch_size is not None)
             for limit in limits:
                 self._declare(limit)
@@ -331,6 +352,8 @@ class JobQueue:
                 memory_mb=memory_mb,
                 timeout_s=timeout_s,
                 breaker=breaker,
+                version=version,
+                upgrade=upgrade,
             )
             self._tasks[named] = task
             return task
@@ -358,6 +381,8 @@ class JobQueue:
             raise InvalidOption(f"two schedules are named {name!r}: rename one")
         if request.after:
             raise InvalidOption(f"schedule {name!r}: its jobs cannot wait for other jobs")
+        if request.deadline is not None:
+            raise InvalidOption(f"schedule {name!r}: its jobs cannot have a deadline")
         declared = Schedule(name, cron, request, timezone, missed_of(missed))
         self._schedules[name] = declared
         return declared
@@ -414,6 +439,21 @@ class JobQueue:
 
         `is_own`: it does not; `can_copy`: on a psycopg connection.
         """
+        deadlines = [request.deadline for request in requests]
+        is_plain = not any(deadline is not None for deadline in deadlines)
+        handles = yield from self._enqueue(requests, is_own=is_own and is_plain, can_copy=can_copy)
+        if not is_plain:
+            given = {
+                handle.id: deadline
+                for handle, deadline in zip(handles, deadlines, strict=True)
+                if deadline is not None and handle.is_new
+            }
+            yield from set_deadlines(self._store.portable, given)
+        return handles
+
+    def _enqueue(
+        self, requests: Sequence[JobRequest], *, is_own: bool = False, can_copy: bool = False
+    ) -> Step[list[JobHandle]]:
         if any(request.after for request in requests):
             return [
                 JobHandle(job_id, self)
@@ -494,7 +534,8 @@ class JobQueue:
         except TypeError as error:
             raise InvalidOption(f"worker settings: {error}") from error
         schedules = list(self._schedules.values())
-        return Worker(self._tasks, self.open_database, options, schedules)
+        tasks = {stored: task for task in self._tasks.values() for stored in task.stored_names}
+        return Worker(tasks, self.open_database, options, schedules)
 
     # -- the database
 

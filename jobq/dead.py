@@ -87,13 +87,13 @@ class DeadJobs:
 
         Raises InvalidTask when this app has no such task; InvalidArguments.
         """
-        task = self._app.tasks.get(job.task)
+        task = self._app.task_of(job.task)
         if task is None:
             raise InvalidTask(
                 f"job {job.id} is of task {job.task!r}, which this app does not have: import the "
                 "module that registers it, so that the arguments can be checked"
             )
-        given = {**json.loads(job.args), **arguments}
+        given = {**task.handler.arguments.plain(task.current(job.task, job.args)), **arguments}
         request = task.using(
             queue=job.queue, priority=job.priority, max_attempts=job.max_attempts
         ).request(**task.handler.arguments.decode(json.dumps(given)))

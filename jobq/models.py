@@ -395,6 +395,17 @@ class Ambiguous(Base):
     parked_at: Mapped[datetime] = mapped_column(Instant)
 
 
+class Deadline(Base):
+    """When a job is not to begin any more."""
+
+    __tablename__ = "deadlines"
+    __table_args__ = (Index("jobq_deadlines_idx", "deadline_at"),)
+
+    job_id: Mapped[int] = _job_id()
+    shard: Mapped[int] = _shard()
+    deadline_at: Mapped[datetime] = mapped_column(Instant)
+
+
 class ReportedProgress(Base):
     """How far a job's handler said last that it has come."""
 
@@ -479,6 +490,7 @@ __all__ = [
     "Attempt",
     "Base",
     "CommitRecord",
+    "Deadline",
     "DeclaredLimit",
     "Dependency",
     "IdleWorker",

@@ -23,10 +23,11 @@ from jobq.protocol.limits import Limit, line_of
 from jobq.protocol.outside import OutsideEffects
 from jobq.protocol.results import Results, plain_result
 from jobq.protocol.retention import Retention
-from jobq.protocol.retry import Retry, check_delay
+from jobq.protocol.retry import Retry, check_delay, deadline_of
 from jobq.protocol.states import Outcome
 from jobq.protocol.unique import Unique
 from jobq.protocol.values import Ended, JobRequest, JobStatus, Progress, UniqueRequest
+from jobq.protocol.versions import Upgrade, read_stored, stored_as, upgraded
 
 if TYPE_CHECKING:
     from jobq.client import JobQueue
@@ -128,7 +129,7 @@ class JobHandle:
             raise JobFailed(self.id, ended.outcome, ended.error)
         if ended.result is None:
             return None
-        task = self.app.tasks.get(ended.task)
+        task = self.app.task_of(ended.task)
         if task is None or task.results is None:
             return plain_result(ended.result)
         return task.results.decode(ended.result)
@@ -189,6 +190,8 @@ class Task(Generic[P, R]):
         memory_mb: int | None = None,
         timeout_s: float | None = None,
         breaker: Breaker | None = None,
+        version: int = 1,
+        upgrade: Upgrade | None = None,
     ) -> None:
         self.app = app
         self.name = name
@@ -205,12 +208,34 @@ class Task(Generic[P, R]):
         self.memory_mb = memory_mb
         self.timeout_s = timeout_s
         self.breaker = breaker
+        self.version = version
+        self.upgrade = upgrade
         self.after: tuple[int, ...] = ()
         self.when = When.DONE
+        self.deadline: datetime | float | None = None
         self.__doc__ = handler.function.__doc__
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+    @property
+    def stored_names(self) -> list[str]:
+        """The names under which its jobs are stored, by version; the last is that of new jobs."""
+        return [stored_as(self.name, version) for version in range(1, self.version + 1)]
+
+    def read(self, stored: str, args: str) -> dict[str, Any]:
+        """Return the keyword arguments of a job stored under this name.
+
+        Raises UnreadableArguments when they do not fit the handler as it is now.
+        """
+        return self.handler.arguments.decode(self.current(stored, args))
+
+    def current(self, stored: str, args: str) -> str:
+        """Return a stored job's arguments as this version of the task has them, as JSON."""
+        _, version = read_stored(stored)
+        if version >= self.version or self.upgrade is None:
+            return args
+        return upgraded(self.name, version, self.version, args, self.upgrade)
 
     def __call__(self, *args: object, **kwargs: object) -> R:
         """Call the function itself, with everything it takes: for tests and plain reuse."""
@@ -228,13 +253,15 @@ class Task(Generic[P, R]):
         unique: Unique | None = None,
         after: JobHandle | int | Iterable[JobHandle | int] = (),
         when: When | Literal["done", "ended", "failed"] = When.DONE,
+        deadline: datetime | timedelta | float | None = None,
     ) -> Task[P, R]:
         """Return the same task with other options: `charge.using(delay=60).enqueue(order_id=7)`.
 
         `priority`: smaller runs first. `run_at`: an aware datetime. `delay`: seconds, or a
         timedelta, from now by the database's clock. `unique`: see `Unique`. `after`: jobs that it
-        waits for; `when`: how they have to end, see `When`; `delay` counts from then. Raises
-        InvalidOption.
+        waits for; `when`: how they have to end, see `When`; `delay` counts from then. `deadline`:
+        when it is not to begin any more, an aware datetime or seconds from its enqueueing; it is
+        dead then. Raises InvalidOption.
         """
         changes: dict[str, Any] = {
             "queue": queue,
@@ -251,6 +278,8 @@ class Task(Generic[P, R]):
         needed = [after] if isinstance(after, JobHandle | int) else after
         task.after = tuple(one.id if isinstance(one, JobHandle) else one for one in needed)
         task.when = when_of(when)
+        if deadline is not None:
+            task.deadline = deadline_of(deadline)
         if unique is not None:
             task.unique = unique
             self.handler.arguments.check_names("unique", unique.by or ())
@@ -260,7 +289,7 @@ class Task(Generic[P, R]):
         """Return a job to be, for `JobQueue.enqueue_many`. Raises InvalidArguments."""
         encoded = self.handler.arguments.encode(args, kwargs, max_bytes=self.app.max_args_bytes)
         return JobRequest(
-            task=self.name,
+            task=stored_as(self.name, self.version),
             args=encoded,
             queue=self.options.queue,
             priority=self.options.priority,
@@ -271,6 +300,7 @@ class Task(Generic[P, R]):
             unique=self._unique(encoded) if self.unique else None,
             after=self.after,
             when=self.when.value,
+            deadline=self.deadline,
         )
 
     def _line(self, encoded: str) -> str | None:

@@ -39,6 +39,8 @@ SELECT place, job_id FROM (
     UNION ALL SELECT 'ready', job_id FROM jobq.ready
     UNION ALL SELECT 'throttled', job_id FROM jobq.throttled
     UNION ALL SELECT 'waiting', job_id FROM jobq.waiting
+    UNION ALL SELECT 'deadlines', job_id FROM jobq.deadlines
+    UNION ALL SELECT 'progress', job_id FROM jobq.progress
     UNION ALL SELECT 'dependencies', job_id FROM jobq.dependencies
     UNION ALL SELECT 'dependencies', needs_job_id FROM jobq.dependencies
     UNION ALL SELECT 'leases', job_id FROM jobq.leases

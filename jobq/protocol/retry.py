@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from jobq.errors import InvalidOption
@@ -26,6 +26,18 @@ def seconds_of(delay: timedelta | float) -> float:
     delay_s = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
     check_delay(delay_s)
     return delay_s
+
+
+def deadline_of(deadline: datetime | timedelta | float) -> datetime | float:
+    """Return a point in time, or seconds from now. Raises InvalidOption."""
+    if not isinstance(deadline, datetime):
+        return seconds_of(deadline)
+    if deadline.utcoffset() is None:
+        raise InvalidOption(
+            f"deadline {deadline} has no time zone: pass an aware datetime, as in "
+            "datetime.now(UTC) + timedelta(hours=1), or seconds"
+        )
+    return deadline
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class JobRequest(NamedTuple):
     unique: UniqueRequest | None = None
     after: tuple[int, ...] = ()
     """The jobs it waits for: ids, or how far back they stand in the list of requests (-1, ...)."""
+    deadline: datetime | float | None = None
+    """When it is not to begin any more; a number is seconds from its enqueueing."""
     when: str = "done"
     """See `When`."""
 

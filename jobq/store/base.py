@@ -35,6 +35,7 @@ from jobq.protocol.values import (
     Reported,
 )
 from jobq.store.ambiguous import park
+from jobq.store.deadlines import forget_deadlines
 from jobq.store.flow import waited_for
 from jobq.store.portable import Portable
 from jobq.store.progress import forget_progress
@@ -343,6 +344,7 @@ class Store(ABC):
             yield from self._delete_jobs(gone)
             yield from forget_keys(self.portable, gone)
             yield from forget_progress(self.portable, gone)
+            yield from forget_deadlines(self.portable, gone)
         counts = dict.fromkeys(Outcome, 0)
         for job_id in gone:
             counts[outcomes[job_id]] += 1

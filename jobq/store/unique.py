@@ -17,6 +17,7 @@ from jobq.errors import JobExists
 from jobq.protocol.states import Outcome
 from jobq.protocol.unique import Holder, OnConflict, is_held
 from jobq.protocol.values import JobRequest
+from jobq.store.in_line import take_out
 from jobq.store.portable import Portable, now, seconds_later
 from jobq.store.step import Step
 
@@ -134,7 +135,7 @@ def _keeps_away(portable: Portable, request: JobRequest, job_id: int, holder: Ho
 
 def _withdraw(portable: Portable, job_id: int) -> Step[bool]:
     """Cancel the job if it still waits; return whether it did."""
-    waited = yield from _take_out(portable, job_id)
+    waited = yield from take_out(portable, job_id)
     if waited is None:
         return False
     _, token = waited
@@ -153,7 +154,7 @@ def _withdraw(portable: Portable, job_id: int) -> Step[bool]:
 
 def _move(portable: Portable, request: JobRequest, job_id: int) -> Step[None]:
     """Give the job the request's time if it still waits."""
-    waited = yield from _take_out(portable, job_id)
+    waited = yield from take_out(portable, job_id)
     if waited is None:
         return
     attempts, token = waited
@@ -167,34 +168,6 @@ def _move(portable: Portable, request: JobRequest, job_id: int) -> Step[None]:
             token=token,
         )
     )
-
-
-def _take_out(portable: Portable, job_id: int) -> Step[tuple[int, int] | None]:
-    """Take a job out of the place where it waits; return its attempts and its token. None if it was
-    claimed, or has ended: the row that is deleted is the row that decides."""
-    tables, shard = portable.tables, portable.shard
-    rows = yield from portable.run(
-        select(tables.jobs.c.queue, tables.jobs.c.priority).where(
-            tables.jobs.c.shard == shard, tables.jobs.c.id == job_id
-        )
-    )
-    for queue, priority in rows:
-        ready = tables.ready
-        in_line = (ready.c.queue == queue, ready.c.priority == priority)
-        for table, where in (
-            (tables.scheduled, ()),
-            (ready, in_line),
-            (tables.throttled, ()),
-        ):
-            taken = yield from portable.run(
-                delete(table)
-                .where(table.c.shard == shard, table.c.job_id == job_id, *where)
-                .returning(table.c.attempts, table.c.token)
-            )
-            if taken:
-                attempts, token = taken[0]
-                return attempts, token
-    return None
 
 
 def _give(portable: Portable, taken: dict[str, int]) -> Step[None]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jobq.client import JobQueue
 from jobq.protocol.states import State
+from jobq.protocol.versions import read_stored
 from jobq.store.waiting import WaitingJob, waiting_jobs
 from jobq.task import Task
 
@@ -47,7 +48,9 @@ def enqueued(app: JobQueue, task: Task[..., Any] | str | None = None) -> list[En
     name = task.name if isinstance(task, Task) else task
     database = app.database
     waiting = database.run(waiting_jobs(database.store.portable))
-    return [_decoded(app, job) for job in waiting if name is None or job.task == name]
+    return [
+        _decoded(app, job) for job in waiting if name in (None, job.task, read_stored(job.task)[0])
+    ]
 
 
 def assert_enqueued(app: JobQueue, task: Task[..., Any], /, **arguments: object) -> EnqueuedJob:
@@ -86,8 +89,11 @@ def _matching(
 
 
 def _decoded(app: JobQueue, job: WaitingJob) -> EnqueuedJob:
-    known = app.tasks.get(job.task)
-    arguments = known.handler.arguments.complete(job.args) if known else json.loads(job.args)
+    known = app.task_of(job.task)
+    if known is None:
+        arguments = json.loads(job.args)
+    else:
+        arguments = known.handler.arguments.complete(known.current(job.task, job.args))
     return EnqueuedJob(job.id, job.task, arguments, job.state, job.queue, job.priority, job.due_at)
 
 

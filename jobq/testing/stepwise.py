@@ -20,6 +20,7 @@ from jobq.protocol.budget import RetryBudget
 from jobq.protocol.states import AttemptEnd
 from jobq.protocol.values import ClaimedJob, FailedAttempt, JobStatus, LeasedAttempt, RefusedReport
 from jobq.store.base import NOTHING, RetryDelay, Store
+from jobq.store.deadlines import bury_late
 from jobq.store.flow import sweep
 from jobq.store.limits import LimitedClaim, claim_limited, declare
 from jobq.store.step import Step
@@ -63,7 +64,7 @@ class StepwiseWorker:
     """Claims, runs and reports as told. Raises as a worker does when it cannot start."""
 
     def __init__(self, app: JobQueue) -> None:
-        self.tasks = app.tasks
+        self.tasks = {stored: task for task in app.tasks.values() for stored in task.stored_names}
         app.database  # noqa: B018 - checks that it is there and migrated
         self.database = app.open_database(max_connections=4)
         self._id = f"jobq.testing:{secrets.token_hex(4)}"
@@ -113,6 +114,8 @@ class StepwiseWorker:
     def _promote(self) -> Step[None]:
         while (yield from sweep(self.store.portable, 0))[0]:
             pass  # a cancelled job may cancel others
+        while (yield from bury_late(self.store.portable)):
+            pass
         yield from self.store.promote(PROMOTE_LIMIT)
 
     def claim_this(self, job_id: int, queue: str, task: str) -> ClaimedJob | None:

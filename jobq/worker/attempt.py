@@ -155,7 +155,7 @@ class Attempt:
 
     async def _run_async(self, relay: Relay) -> None:
         handler = self.task.handler
-        arguments = handler.arguments.decode(self.claimed.args)
+        arguments = self.task.read(self.claimed.task, self.claimed.args)
         if (policy := self.task.outside_effects) is not OutsideEffects.AT_LEAST_ONCE:
             await Outside(self.claimed, self.database, self.fate).begin_async(policy)
         if handler.effect_kind is None:
@@ -170,7 +170,7 @@ class Attempt:
 
     def _run_blocking(self, relay: Relay) -> None:
         handler = self.task.handler
-        arguments = handler.arguments.decode(self.claimed.args)
+        arguments = self.task.read(self.claimed.task, self.claimed.args)
         if (policy := self.task.outside_effects) is not OutsideEffects.AT_LEAST_ONCE:
             Outside(self.claimed, self.database, self.fate).begin(policy)
         if handler.effect_kind is None:

@@ -97,8 +97,8 @@ class Batch:
         reports = Reports()
         for attempt in attempts:
             try:
-                (items[attempt],) = self.task.handler.arguments.decode(
-                    attempt.claimed.args
+                (items[attempt],) = self.task.read(
+                    attempt.claimed.task, attempt.claimed.args
                 ).values()
             except UnreadableArguments as error:
                 reports.add(attempt.ended(error))

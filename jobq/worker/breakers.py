@@ -21,9 +21,9 @@ class Breakers:
     """Which tasks are claimed, and which one is tried with a single job. Shared by threads."""
 
     def __init__(self, tasks: Mapping[str, Task[..., Any]]) -> None:
-        self._tasks = list(tasks)
+        self._tasks = {stored: task.name for stored, task in tasks.items()}
         self._breakers = {
-            name: CircuitBreaker(task.breaker) for name, task in tasks.items() if task.breaker
+            task.name: CircuitBreaker(task.breaker) for task in tasks.values() if task.breaker
         }
         self._lock = threading.Lock()
         self._has_opened = False
@@ -49,21 +49,25 @@ class Breakers:
                     logger.warning("task %r keeps failing: it pauses in this worker", task)
 
     def take_opened(self) -> list[str]:
-        """Return the paused tasks, if one was paused since the last call."""
+        """Return the same for paused tasks, if one was paused since the last call."""
         if not self._has_opened:
             return []
         with self._lock:
             self._has_opened = False
-            return [name for name, breaker in self._breakers.items() if breaker.is_paused]
+            return [
+                stored
+                for stored, name in self._tasks.items()
+                if name in self._breakers and self._breakers[name].is_paused
+            ]
 
     def claimable(self) -> list[str]:
-        """Return the tasks that are not paused."""
+        """Return the names under which jobs of tasks that are not paused are stored."""
         if not self._breakers:
-            return self._tasks
+            return list(self._tasks)
         with self._lock:
             return [
-                name
-                for name in self._tasks
+                stored
+                for stored, name in self._tasks.items()
                 if not (name in self._breakers and self._breakers[name].is_paused)
             ]
 
@@ -76,6 +80,10 @@ class Breakers:
             return next(
                 (name for name, one in self._breakers.items() if one.may_probe(now_s)), None
             )
+
+    def stored_names(self, task: str) -> list[str]:
+        """Return the names under which jobs of the task are stored."""
+        return [stored for stored, name in self._tasks.items() if name == task]
 
     def probed(self, task: str, jobs: Sequence[object]) -> None:
         """A claim looked for one job of the task."""

@@ -42,6 +42,7 @@ from jobq.protocol.values import (
     RefusedReport,
 )
 from jobq.store.base import LISTEN_AGAIN_S, NOTHING
+from jobq.store.deadlines import bury_late
 from jobq.store.step import Step
 from jobq.task import Task
 from jobq.worker.attempt import Attempt
@@ -458,6 +459,7 @@ class Worker:
             yield from self._scheduler.look()
         if is_promoting:
             yield from self._dependents.sweep()
+            yield from bury_late(store.portable)
             moved = yield from store.promote(PROMOTE_LIMIT)
             if moved < PROMOTE_LIMIT:
                 self._next_promote_s = time.monotonic() + PROMOTE_INTERVAL_S
@@ -524,13 +526,13 @@ class Worker:
         claim = Claim(
             worker=self.id,
             queues=[queue for queue in ready if served is None or queue in served],
-            tasks=[task],
+            tasks=self._breakers.stored_names(task),
             limit=1,
             lease_s=self.options.lease_s,
         )
         exchanged = yield from reports.exchange(store, claim, is_alone=False)
-        if not exchanged.claimed and self._tasks[task].limits:
-            exchanged.claimed.extend((yield from self._limited.claim(1, [task])))
+        if not exchanged.claimed and self._limited.is_served:
+            exchanged.claimed.extend((yield from self._limited.claim(1, claim.tasks)))
         self._breakers.probed(task, exchanged.claimed)
         return exchanged
 

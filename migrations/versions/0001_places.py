@@ -36,6 +36,7 @@ TABLES = (
     "slots",
     "steps",
     "progress",
+    "deadlines",
     "ambiguous",
     "schedules",
     "ticks",
@@ -272,6 +273,13 @@ def upgrade() -> None:
         key=("job_id", "shard"),
     )
     create_table(
+        "deadlines",
+        column("job_id", big),
+        shard(),
+        column("deadline_at", instant),
+        key=("job_id", "shard"),
+    )
+    create_table(
         "ambiguous",
         column("job_id", big),
         shard(),
@@ -329,6 +337,7 @@ def upgrade() -> None:
         ("jobq_scheduled_run_at_idx", "scheduled", ["run_at"]),
         ("jobq_leases_expiry_idx", "leases", ["lease_expires_at"]),
         ("jobq_unique_keys_job_idx", "unique_keys", ["job_id"]),
+        ("jobq_deadlines_idx", "deadlines", ["deadline_at"]),
         ("jobq_dependencies_job_idx", "dependencies", ["job_id"]),
         ("jobq_throttled_line_idx", "throttled", ["line", "priority", "due_at", "job_id"]),
     ):

@@ -247,6 +247,19 @@ def test_processes(names: dict[str, Any], app: JobQueue) -> None:
     assert app.tasks["shop.render"].memory_mb == 512
 
 
+def test_deploys(names: dict[str, Any], app: JobQueue, database_url: str) -> None:
+    older = JobQueue(database_url)
+
+    @older.task(name="shop.charge")
+    def charge(order_id: int, euros: float) -> None: ...
+
+    charge.enqueue(order_id=1, euros=2.5)
+    older.close()
+    run_page("docs/deploys.md", examples("docs/deploys.md"), names)
+    names["charge"].enqueue(order_id=2, cents=5)
+    assert drain(app)[State.DONE] == 2
+
+
 def test_unique(names: dict[str, Any], app: JobQueue) -> None:
     run_page("docs/unique.md", examples("docs/unique.md"), names)
 
@@ -342,7 +355,7 @@ def test_enqueueing(names: dict[str, Any], app: JobQueue) -> None:
     counts = drain(app)
     assert counts[State.SCHEDULED] == 2
     assert counts[State.CANCELLED] == 1
-    assert counts[State.DONE] == 1 + 1 + 1000
+    assert counts[State.DONE] == 1 + 1 + 1 + 1000
 
 
 def test_testing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
