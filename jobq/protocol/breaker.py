@@ -15,7 +15,8 @@ EMPTY_PROBE_S = 1.0
 class Breaker:
     """Leave a task alone for `pause_s` seconds after so many failures in a row, in one worker.
 
-    Then one job is tried: when it succeeds the task goes on, when it fails the task pauses again
+    Then one job is tried: when it succeeds the task goes on, when it fails the task pauses again.
+    A job that is buried at once is at fault itself, and counts for nothing
     (Nygard, "Release It!", 2007: circuit breaker). Raises InvalidOption.
     """
 
@@ -60,14 +61,13 @@ class CircuitBreaker:
 
     def may_probe(self, now_s: float) -> bool:
         """Whether it is time to try one job."""
-        return (
-            self._next_probe_s is not None and not self._is_probing and now_s >= self._next_probe_s
-        )
+        return self._next_probe_s is not None and now_s >= self._next_probe_s
 
     def probes(self, now_s: float, *, has_job: bool) -> None:
         """A job was claimed to try it, or there was none."""
         self._is_probing = has_job
-        # If nothing is heard of the job, its lease was lost: another is tried after the pause.
+        # If nothing is heard of the job (it snoozed, lost its lease, was cancelled or still runs),
+        # another is tried after the pause.
         pause_s = self._breaker.pause_s if has_job else EMPTY_PROBE_S
         self._next_probe_s = now_s + pause_s
 

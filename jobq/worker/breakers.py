@@ -33,7 +33,10 @@ class Breakers:
         breaker = self._breakers.get(task)
         if breaker is None:
             return
-        failures = sum(failed.end is AttemptEnd.FAILED for failed in reports.failed)
+        failures = sum(
+            failed.end is AttemptEnd.FAILED and failed.retry_delay_s is not None
+            for failed in reports.failed
+        )
         with self._lock:
             if reports.returned or reports.committed:
                 if breaker.is_paused:

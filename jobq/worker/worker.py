@@ -299,11 +299,16 @@ class Worker:
         else:
             assert self._loop is not None
             pause_s = self.options.poll_s * random.uniform(1, 1.5)  # noqa: S311
-            pause_s = min(pause_s, self._limited.until_due_s(), self._scheduler.until_due_s())
-            pause_s = min(pause_s, self._breakers.until_probe_s())
-            if not self._looked_from_head and self._work.room(self._prefetch.ahead) > 0:
+            if self._work.room(self._prefetch.ahead) > 0:
                 # With its hands full it claims nothing, and would not so much as yield to the loop.
-                pause_s = min(pause_s, self._cursor.until_head_s(time.monotonic()))
+                pause_s = min(
+                    pause_s,
+                    self._limited.until_due_s(),
+                    self._scheduler.until_due_s(),
+                    self._breakers.until_probe_s(),
+                )
+                if not self._looked_from_head:
+                    pause_s = min(pause_s, self._cursor.until_head_s(time.monotonic()))
             with self._control.watched(self._loop, self._rouse):
                 self._is_idle = True
                 await self._wait(pause_s)
@@ -333,7 +338,7 @@ class Worker:
     def _is_turn_due(self) -> bool:
         """With more to be had, when half of what is to wait here has been started: the next comes
         while the handlers still have the other half. Else as soon as there is something to tell."""
-        if self._has_backlog:
+        if self._has_backlog and self._work.room(self._prefetch.ahead) > 0:
             return 2 * self._work.waiting <= self._prefetch.ahead
         return self._work.reports > 0
 

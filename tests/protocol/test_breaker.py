@@ -35,9 +35,17 @@ def test_one_job_is_tried_after_the_pause() -> None:
     assert not breaker.may_probe(29.9)
     assert breaker.may_probe(30)
     breaker.probes(30, has_job=True)
-    assert not breaker.may_probe(1000)
+    assert not breaker.may_probe(59.9)
     breaker.succeeded()
     assert not breaker.is_paused
+
+
+def test_a_trial_that_says_nothing_is_followed_by_another() -> None:
+    """It snoozed, was cancelled, lost its lease, or still runs: none of them tells anything."""
+    breaker = paused()
+    breaker.probes(30, has_job=True)
+    assert breaker.until_probe_s(40) == 20
+    assert breaker.may_probe(60)
 
 
 def test_a_failed_trial_pauses_it_again() -> None:

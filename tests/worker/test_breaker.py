@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
 
-from jobq import Breaker, JobQueue, Limit, Retry, State
+from jobq import Breaker, Bury, JobQueue, Limit, Retry, Snooze, State
+from jobq.protocol.breaker import EMPTY_PROBE_S
 from tests.worker.conftest import BOUND_S, Site, wait_for
 
 
@@ -46,3 +48,55 @@ def test_a_failing_task_pauses_and_goes_on(
     assert "works again" in caplog.text
     assert tries <= 30, "what waited here was given back, and not begun"
     assert {job.status().state for job in jobs} == {State.DONE}
+
+
+def test_a_trial_that_snoozes_does_not_leave_the_task_paused(site: Site) -> None:
+    app = JobQueue(site.url)
+    acts: list[BaseException] = [ConnectionError(), Snooze(0)]
+
+    @app.task(
+        name="fragile",
+        retry=Retry(base_s=0, budget=None),
+        breaker=Breaker(failures=1, pause_s=0.1),
+    )
+    def fragile() -> None:
+        if acts:
+            raise acts.pop(0)
+
+    job = fragile.enqueue()
+    with app.worker(poll_s=0.05):
+        assert job.wait(BOUND_S).state is State.DONE
+    app.close()
+
+
+def test_buried_jobs_are_at_fault_themselves(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    app = JobQueue(site.url)
+
+    @app.task(name="picky", breaker=Breaker(failures=3, pause_s=3600))
+    def picky() -> None:
+        raise Bury("malformed")
+
+    jobs = app.enqueue_many([picky.request()] * 10)
+    with app.worker(poll_s=0.05, concurrency=1, prefetch=0):
+        assert {job.wait(BOUND_S).state for job in jobs} == {State.DEAD}
+    app.close()
+    assert "pauses" not in caplog.text
+
+
+def test_a_trial_that_is_due_leaves_full_hands_to_their_work(site: Site) -> None:
+    """A worker that has no room for the trial once never yielded to its event loop again."""
+    app = JobQueue(site.url)
+
+    @app.task(name="fragile", retry=Retry(base_s=3600), breaker=Breaker(failures=1, pause_s=0.1))
+    async def fragile() -> None:
+        raise ConnectionError
+
+    @app.task(name="long")
+    async def long() -> None:
+        await asyncio.sleep(1.5 * EMPTY_PROBE_S)
+
+    with app.worker(poll_s=0.05, concurrency=1, prefetch=0):
+        failed = fragile.enqueue()
+        wait_for(lambda: failed.status().state is State.SCHEDULED, "the failure", site)
+        assert long.enqueue().wait(BOUND_S).state is State.DONE
+    app.close()

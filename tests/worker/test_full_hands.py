@@ -28,3 +28,17 @@ def test_async_handlers_go_on_when_a_look_from_the_head_is_due(
     with app.worker(concurrency=1, prefetch=1, reconcile_s=3_600, prune_s=None):
         site.wait_until_done(4)
     app.close()
+
+
+def test_async_handlers_go_on_when_nothing_is_leased_ahead(site: Site) -> None:
+    """With more to be had and no room for it, no turn is due: it would not yield to the loop."""
+    app = JobQueue(site.url)
+
+    @app.task(name="take")
+    async def take() -> None:
+        await asyncio.sleep(0.01)
+
+    app.enqueue_many([take.request()] * 3)
+    with app.worker(concurrency=1, prefetch=0, reconcile_s=3_600, prune_s=None):
+        site.wait_until_done(3)
+    app.close()

@@ -56,7 +56,7 @@ def test_a_killed_child_costs_its_job_an_attempt_and_no_effect(
     assert site.charged() == [job.id]
     (attempt,) = app.attempts(job.id)
     assert attempt.error is not None
-    assert attempt.error.type == "jobq.errors.ProcessDied"
+    assert attempt.error.type == "jobq.ProcessDied"
     assert "killed by SIGKILL" in attempt.error.message
 
 

@@ -129,7 +129,7 @@ def test_a_result_that_cannot_be_kept_fails_the_attempt_and_its_effect(
         job.result(BOUND_S)
     assert failed.value.outcome is Outcome.DEAD
     assert failed.value.error is not None
-    assert failed.value.error.type == "jobq.errors.InvalidResult"
+    assert failed.value.error.type == "jobq.InvalidResult"
     assert site.charged() == []
 
 
