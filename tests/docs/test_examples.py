@@ -251,4 +251,4 @@ def test_testing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> 
 
     ran = pytester.runpytest_subprocess("-p", "jobq.testing.plugin", timeout=BOUND_S)
     ran.assert_outcomes(passed=7)
-    assert pytester.runpython("plain.py").ret == 0
+    assert pytester.runpython(pytester.path / "plain.py").ret == 0
