@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from jobq.errors import DatabaseUnavailable
+from jobq.errors import DatabaseUnavailable, MissingExtra
 from jobq.testing.servers import (
     DEFAULT_IMAGE,
     SETTINGS,
@@ -42,7 +42,7 @@ def start_server() -> Server:
         )
     try:
         return start_container(image)
-    except DatabaseUnavailable as reason:
+    except (DatabaseUnavailable, MissingExtra) as reason:
         return EmbeddedServer(f"embedded ({reason})")
 
 

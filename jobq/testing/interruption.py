@@ -31,6 +31,7 @@ from jobq.store.step import Step
 from jobq.task import JobHandle, Task
 from jobq.testing.cuts import Interruption
 from jobq.testing.stepwise import ObservedAttempt, Playing, StepwiseWorker, WorkerKilled
+from jobq.worker.worker import PROMOTE_LIMIT
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -114,7 +115,10 @@ class _Play:
     def _first(self) -> Playing[bool]:
         """An attempt that is to be interrupted; return whether it came to that."""
         claimed = self._claim()
-        assert claimed is not None, f"job {self._job.id} was run by somebody else"
+        assert claimed is not None, (
+            f"job {self._job.id} cannot be claimed: a worker runs beside the test and has it, or "
+            f"{PROMOTE_LIMIT} jobs wait before it"
+        )
         cut = self._cut = _Cut(self._at, self._worker, lambda: self._overtaking(claimed))
         attempt = self._worker.attempt(claimed, task=self._task, database=_CutDatabase(cut))
         report = yield attempt

@@ -56,11 +56,13 @@ def jobq_database_url(jobq_databases: Databases) -> Iterator[str]:
 def jobq_on(jobq_database_url: str) -> Iterator[Callable[[JobQueue], JobQueue]]:
     """`jobq_on(app)` has an app work on the test's database until the test ends; returns it."""
     from jobq import schema
+    from jobq.models import DEFAULT_SCHEMA
 
     with ExitStack() as stack:
 
         def on(app: JobQueue) -> JobQueue:
-            schema.upgrade(jobq_database_url, schema=app.schema)  # its tables may be in another
+            if app.schema != DEFAULT_SCHEMA:
+                schema.upgrade(jobq_database_url, schema=app.schema)
             return stack.enter_context(app.on(jobq_database_url))
 
         yield on

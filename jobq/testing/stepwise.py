@@ -133,8 +133,9 @@ class StepwiseWorker:
 
     def reconcile(self, retry_delay: RetryDelay | None = None) -> None:
         """Recover expired leases, with the delays of a worker's unless others are given."""
-        step = self.store.reconcile(RECONCILE_LIMIT, retry_delay or self._retry_delay_s)
-        self.database.run(step)
+        delay = retry_delay or self._retry_delay_s
+        while self.database.run(self.store.reconcile(RECONCILE_LIMIT, delay)).total:
+            pass
 
     def _retry_delay_s(self, attempt: LeasedAttempt) -> float:
         task = self.tasks.get(attempt.task)

@@ -378,4 +378,4 @@ def test_testing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> 
 
     ran = pytester.runpytest_subprocess("-p", "jobq.testing.plugin", timeout=BOUND_S)
     ran.assert_outcomes(passed=7)
-    assert pytester.runpython(Path("plain.py")).ret == 0
+    assert pytester.runpython(pytester.path / "plain.py").ret == 0

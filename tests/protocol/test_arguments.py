@@ -124,3 +124,18 @@ def test_a_class_that_nothing_makes_from_json_is_named() -> None:
 
     with pytest.raises(UnreadableArguments, match=r"cannot make .*Plain.* from JSON"):
         Arguments("shop.charge", parameters).decode('{"value":1}')
+
+
+def test_what_was_left_out_is_completed_by_the_handlers_defaults() -> None:
+    def note(text: str, copies: int = 1, tags: tuple[str, ...] = ("a",)) -> None: ...
+
+    parameters = inspect.signature(note, eval_str=True).parameters.values()
+    arguments = Arguments("shop.note", list(parameters))
+
+    assert list(arguments.complete('{"tags": ["b"], "text": "hi"}').items()) == [
+        ("text", "hi"),
+        ("copies", 1),
+        ("tags", ("b",)),
+    ]
+    with pytest.raises(UnreadableArguments):
+        arguments.complete("{}")

@@ -10,7 +10,7 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from jobq import AttemptEnd, InvalidTask, Job, JobQueue, Limit, Retry, Snooze, State, Task, Unique
+from jobq import AttemptEnd, InvalidTask, Job, JobQueue, Limit, Snooze, State, Task, Unique
 from jobq.testing import Interruption, WorkerKilled, ainterrupt, enqueued, interrupt
 from tests.contract.hands import ASYNC, Hand, Kind, on_every_kind
 from tests.testing.conftest import Books, ledger
@@ -202,6 +202,8 @@ def test_the_last_attempt_is_not_repeated(app: JobQueue) -> None:
 
 
 def test_a_handler_that_swallows_the_kill_changes_nothing(app: JobQueue, books: Books) -> None:
+    calls: list[int] = []
+
     @app.task
     def charge(job: Job, order_id: int) -> None:
         for _ in range(2):
@@ -209,7 +211,8 @@ def test_a_handler_that_swallows_the_kill_changes_nothing(app: JobQueue, books: 
                 with job.commit() as db:
                     db.execute(insert(ledger).values(order_id=order_id))
             except WorkerKilled:
-                continue
+                with pytest.raises(WorkerKilled):
+                    job.step("tell", calls.append, order_id)
             else:
                 return
 
@@ -217,6 +220,7 @@ def test_a_handler_that_swallows_the_kill_changes_nothing(app: JobQueue, books: 
         assert interrupt(app, charge.request(order_id=number), at).status.state is State.DONE
 
     assert books.charged() == [0, 1, 2, 3]
+    assert calls == []
 
 
 def test_a_handler_that_fails_fails_the_test(app: JobQueue) -> None:
@@ -267,13 +271,15 @@ def test_it_is_a_new_job_that_is_due_and_others_are_left_alone(app: JobQueue) ->
     @app.task(limits=[Limit("bank", rate=1, per_s=3600)], unique=Unique(until="pruned"))
     def charge(db: Session) -> None: ...
 
-    other = app.task(name="other", retry=Retry())(lambda: None)
-    waiting = [charge.enqueue(), other.enqueue()]
+    other = app.task(name="other")(lambda: None)
+    tasks = (charge, other)
+    waiting = [task.enqueue() for task in tasks]
 
-    found = [interrupt(app, charge.using(delay=3600).request(), at) for at in Interruption]
+    requests = [task.using(delay=3600).request() for task in tasks]
+    found = [interrupt(app, request, at) for request in requests for at in Interruption]
 
     assert {one.status.state for one in found} == {State.DONE}
-    assert len({one.job.id for one in found}) == len(Interruption)
+    assert len({one.job.id for one in found}) == len(found)
     assert [job.id for job in enqueued(app)] == [job.id for job in waiting]
     assert [job.status().attempts for job in waiting] == [0, 0]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+import jobq
 from tests.conftest import ADMIN_URL_VARIABLE
 
 pytest_plugins = ("pytester",)
@@ -116,3 +118,12 @@ def test_it_costs_nothing_where_it_is_not_used(pytester: pytest.Pytester) -> Non
     ran = pytester.runpytest_subprocess(timeout=BOUND_S)
 
     ran.assert_outcomes(passed=1)
+
+
+def test_nothing_else_needs_pytest() -> None:
+    package = Path(jobq.__file__).parent
+    sources = {path: path.read_text() for path in package.rglob("*.py")}
+
+    assert [
+        path.relative_to(package).as_posix() for path in sources if "import pytest" in sources[path]
+    ] == ["testing/plugin.py"]
