@@ -12,7 +12,7 @@ import click
 
 from jobq import JobQueue, WorkerOptions
 from jobq.cli.supervisor import supervise
-from jobq.errors import InvalidApp
+from jobq.errors import InvalidApp, InvalidOption
 from jobq.worker import Worker, WorkerSettings, event_loop
 
 DEFAULTS = WorkerOptions()
@@ -23,8 +23,8 @@ DEFAULTS = WorkerOptions()
 @click.option(
     "-q",
     "--queues",
-    metavar="NAME[,NAME...]",
-    help="The queues to serve.  [default: all]",
+    metavar="NAME[=N][,...]",
+    help="The queues to serve, N jobs of it at once at most.  [default: all]",
 )
 @click.option(
     "-c",
@@ -85,7 +85,7 @@ def worker(
     )
     queue = load_app(app)
     settings: WorkerSettings = {
-        "queues": None if queues is None else names_in(queues),
+        "queues": None if queues is None else queues_in(queues, concurrency),
         "concurrency": concurrency,
         "prefetch": prefetch,
         "lease_s": lease_s,
@@ -109,8 +109,20 @@ async def run(running: Worker) -> None:
         os._exit(1)
 
 
-def names_in(given: str) -> list[str]:
-    return [name.strip() for name in given.split(",") if name.strip()]
+def queues_in(given: str, concurrency: int) -> list[str] | dict[str, int]:
+    """Return the names; with a bound for each of them when any has one. Raises InvalidOption."""
+    named = [name.strip() for name in given.split(",") if name.strip()]
+    if "=" not in given:
+        return named
+    caps: dict[str, int] = {}
+    for one in named:
+        name, equals, number = one.partition("=")
+        if equals and not number.strip().isdecimal():
+            raise InvalidOption(
+                f"--queues {one!r}: write NAME=N, N being how many of its jobs may be in hand"
+            )
+        caps[name.strip()] = int(number) if equals else concurrency
+    return caps
 
 
 def load_app(path: str) -> JobQueue:

@@ -55,11 +55,13 @@ class LimitedLines:
         """Seconds until another look may find what limits held back at the last."""
         return max(0.0, self._next_s - time.monotonic())
 
-    def claim(self, limit: int, tasks: Sequence[str]) -> Step[list[ClaimedJob]]:
-        """Lease up to `limit` jobs of these tasks whose limits have room."""
+    def claim(
+        self, limit: int, tasks: Sequence[str], queues: Sequence[str] | None
+    ) -> Step[list[ClaimedJob]]:
+        """Lease up to `limit` jobs of these tasks and queues (None: all) whose limits have room."""
         claim = LimitedClaim(
             self._worker,
-            self._options.queues,
+            queues,
             [name for name in self._tasks if name in tasks],
             limit,
             self._options.lease_s,

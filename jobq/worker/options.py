@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -14,8 +14,9 @@ from jobq.errors import InvalidOption
 class WorkerOptions:
     """Settings of one worker. Raises InvalidOption for values that cannot work together."""
 
-    queues: Sequence[str] | None = None
-    """The queues to serve; None for all of them."""
+    queues: Sequence[str] | Mapping[str, int] | None = None
+    """The queues to serve; None for all of them. A mapping says how many jobs of each this worker
+    has in hand at most."""
     concurrency: int = 10
     """Handlers that run at once."""
     prefetch: int | None = None
@@ -46,6 +47,11 @@ class WorkerOptions:
                 raise InvalidOption(f"{name} is infinite: use a number of seconds")
         if isinstance(self.queues, str):
             raise InvalidOption(f"queues is the text {self.queues!r}: pass a list of names")
+        for queue, most in self.caps.items():
+            if most < 1:
+                raise InvalidOption(
+                    f"queue {queue!r} is to have {most} jobs at once: use 1 or more"
+                )
         if self.prefetch is not None and self.prefetch < 0:
             raise InvalidOption(f"prefetch is {self.prefetch}: use 0 or more")
         if self.reconcile_s is not None and self.reconcile_s <= 0:
@@ -56,6 +62,16 @@ class WorkerOptions:
             )
         if self.queues is not None and not self.queues:
             raise InvalidOption("queues is empty: name the queues to serve, or None for all")
+
+    @property
+    def names(self) -> list[str] | None:
+        """The queues to serve, None for all."""
+        return None if self.queues is None else list(self.queues)
+
+    @property
+    def caps(self) -> Mapping[str, int]:
+        """How many jobs of a queue to have in hand, for queues that have a bound of their own."""
+        return self.queues if isinstance(self.queues, Mapping) else {}
 
     @property
     def reconcile_interval_s(self) -> float:
@@ -77,7 +93,7 @@ class WorkerOptions:
 class WorkerSettings(TypedDict, total=False):
     """`WorkerOptions` as keyword arguments."""
 
-    queues: Sequence[str] | None
+    queues: Sequence[str] | Mapping[str, int] | None
     concurrency: int
     prefetch: int | None
     lease_s: float

@@ -17,6 +17,7 @@ import secrets
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ LOOKS_S = (0.002, 0.01, 0.03)
 steady stream there is something by then, and an enqueue that notifies costs more than one."""
 FEW_QUEUES = 16
 """So many are asked for jobs whether they have any or not."""
+LARGEST_ROOM = 2**31
 BUSY_PAUSE_S = 0.5
 """How long to leave a lease that another session has locked."""
 
@@ -150,7 +152,8 @@ class Worker:
         self._dependents = Dependents(self._database.store)
         self._limited = LimitedLines(self._database.store, self.id, tasks, options)
         self._served = None if options.queues is None else frozenset(options.queues)
-        self._queues = list(options.queues or ())
+        self._caps = options.caps
+        self._queues = [] if self._caps else list(options.queues or ())
         self._fell_short = False
         """Whether the last claim asked some of the queues only, and did not get enough."""
         self._looked_from_head = True
@@ -316,7 +319,7 @@ class Worker:
 
     async def _listen(self) -> None:
         """Be told of what is enqueued from now on. The next turn looks for what was before."""
-        step = self._database.store.listen(self.id, self.options.queues)
+        step = self._database.store.listen(self.id, self.options.names)
         await self._on_control(lambda: self._control.run(step))
         self._listens_until_s = time.monotonic() + LISTEN_AGAIN_S
 
@@ -452,9 +455,8 @@ class Worker:
             return (yield from self._probe(reports, probed))
         is_promoting = began_s >= self._next_promote_s
         served = self._served
-        is_looking = (served is None or len(served) > FEW_QUEUES) and (
-            not self._has_backlog or began_s >= self._next_queues_s
-        )
+        has_many = not self._caps and (served is None or len(served) > FEW_QUEUES)
+        is_looking = has_many and (not self._has_backlog or began_s >= self._next_queues_s)
         is_scheduling = self._scheduler.is_due
         if is_scheduling:
             yield from self._scheduler.look()
@@ -478,7 +480,8 @@ class Worker:
         if self._limited.is_served:
             # Half of the room: neither kind of job is to keep the other from its turn.
             half = limit // 2 + random.randint(0, limit % 2)  # noqa: S311
-            limited = yield from self._limited.claim(half, claimable)
+            limited = yield from self._claim_limited(half, claimable)
+        limited += yield from self._claim_capped(limit - len(limited), claimable, limited)
         queues = random.sample(self._queues, asked)
         since = self._cursor.since(began_s)
         # Where a look from the head is dear, so is one along the priorities.
@@ -508,6 +511,7 @@ class Worker:
                 or is_looking
                 or is_releasing
                 or is_for_lower
+                or self._caps
                 or self._limited.is_served
             ),
         )
@@ -519,6 +523,46 @@ class Worker:
         exchanged.claimed.extend(limited)
         return exchanged
 
+    def _room_in(self, queue: str, in_hand: Mapping[str, int] | None = None) -> int:
+        """How many more jobs of the queue this worker may have."""
+        if queue not in self._caps:
+            return LARGEST_ROOM
+        in_hand = self._work.in_hand_by_queue() if in_hand is None else in_hand
+        return self._caps[queue] - in_hand.get(queue, 0)
+
+    def _claim_limited(self, limit: int, tasks: Sequence[str]) -> Step[list[ClaimedJob]]:
+        if not self._caps:
+            queues = None if self._served is None else list(self._served)
+            return (yield from self._limited.claim(limit, tasks, queues))
+        in_hand = self._work.in_hand_by_queue()
+        rooms = {queue: self._room_in(queue, in_hand) for queue in self._caps}
+        with_room = [queue for queue, room in rooms.items() if room > 0]
+        if not with_room:
+            return []
+        # All of them may be of the queue with the least room.
+        least = min(limit, *(rooms[queue] for queue in with_room))
+        return (yield from self._limited.claim(least, tasks, with_room))
+
+    def _claim_capped(
+        self, limit: int, tasks: Sequence[str], before: Sequence[ClaimedJob]
+    ) -> Step[list[ClaimedJob]]:
+        """A claim for each queue that has a bound of its own; `before` was claimed just now."""
+        claimed: list[ClaimedJob] = []
+        if not self._caps:
+            return claimed
+        in_hand = self._work.in_hand_by_queue() + Counter(one.queue for one in before)
+        for queue in random.sample(list(self._caps), len(self._caps)):
+            room = min(self._room_in(queue, in_hand), limit - len(claimed))
+            if room > 0:
+                claimed += yield from self._database.store.claim(
+                    worker=self.id,
+                    queues=[queue],
+                    tasks=tasks,
+                    limit=room,
+                    lease_s=self.options.lease_s,
+                )
+        return claimed
+
     def _probe(self, reports: Reports, task: str) -> Step[Exchanged]:
         """Claim one job of a paused task, to see whether it works again."""
         store = self._database.store
@@ -526,14 +570,18 @@ class Worker:
         served = self._served
         claim = Claim(
             worker=self.id,
-            queues=[queue for queue in ready if served is None or queue in served],
+            queues=[
+                queue
+                for queue in ready
+                if (served is None or queue in served) and self._room_in(queue) > 0
+            ],
             tasks=self._breakers.stored_names(task),
             limit=1,
             lease_s=self.options.lease_s,
         )
         exchanged = yield from reports.exchange(store, claim, is_alone=False)
         if not exchanged.claimed and self._limited.is_served:
-            exchanged.claimed.extend((yield from self._limited.claim(1, claim.tasks)))
+            exchanged.claimed.extend((yield from self._claim_limited(1, claim.tasks)))
         self._breakers.probed(task, exchanged.claimed)
         return exchanged
 
@@ -676,7 +724,7 @@ class Worker:
 
         def look() -> Step[list[str]]:
             store = self._database.store
-            queues = self.options.queues or (yield from store.ready_queues())
+            queues = self.options.names or (yield from store.ready_queues())
             return (yield from store.unknown_tasks(queues=queues, tasks=list(self._tasks)))
 
         unknown = await self._on_control(lambda: self._control.run(look()))

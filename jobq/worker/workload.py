@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -55,6 +55,12 @@ class Workload:
         """How many more to claim when `ahead` are to wait besides those that run."""
         in_hand = len(self._waiting) + len(self._running) + len(self._followers)
         return self._concurrency + ahead - in_hand
+
+    def in_hand_by_queue(self) -> Counter[str]:
+        """How many jobs of each queue wait or run here."""
+        running = self.all_running()
+        with self._lock:
+            return Counter(one.claimed.queue for one in (*self._waiting, *running))
 
     def add(self, attempts: Iterable[Attempt]) -> None:
         with self._lock:
