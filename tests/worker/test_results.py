@@ -68,11 +68,8 @@ def test_a_result_comes_back_as_what_it_was(app: JobQueue) -> None:
         plain.enqueue(order_id=1),
         effect.enqueue(order_id=2),
         explicit.enqueue(order_id=4),
+        coroutine.enqueue(order_id=3),
     ]
-    if app.url.get_backend_name() == "postgresql":  # SQLite has no asynchronous connections
-        handles.append(coroutine.enqueue(order_id=3))
-    else:
-        del app._tasks["coroutine"]
     with app.worker(poll_s=0.05):
         results = [handle.result(BOUND_S) for handle in handles]
     assert (
