@@ -206,7 +206,8 @@ class Attempt(Base):
     __tablename__ = "attempts"
     __table_args__ = (
         CheckConstraint(
-            "outcome IN ('failed', 'interrupted', 'expired', 'snoozed', 'healed')", name="outcome"
+            "outcome IN ('failed', 'interrupted', 'expired', 'snoozed', 'healed', 'revived')",
+            name="outcome",
         ),
     )
 

@@ -43,6 +43,8 @@ class AttemptEnd(StrEnum):
     """The lease expired with no commit record: the worker crashed, froze or was cut off."""
     SNOOZED = "snoozed"
     """The handler asked for a later time: its job waits for it, and no attempt was spent."""
+    REVIVED = "revived"
+    """No attempt: a person had the dead job run again, with all its attempts."""
     HEALED = "healed"
     """The lease expired after the commit: the reconciler finalized it; no handler ran again."""
 

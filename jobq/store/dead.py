@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Select, Text, and_, cast, delete, literal, select, update
 
-from jobq.protocol.states import Outcome
+from jobq.protocol.states import AttemptEnd, Outcome
 from jobq.protocol.values import AttemptError, DeadFilter, DeadJob
 from jobq.store.portable import Portable, now, seconds_later
 from jobq.store.step import Row, Step
@@ -132,13 +132,28 @@ def revive(
     )
     if not gone:
         return []
+    # Where its new life begins, the history says so, under a token of its own.
+    history = [
+        {
+            "shard": portable.shard,
+            "job_id": job_id,
+            "token": last_token + 1,
+            "attempt": 0,
+            "worker": "",
+            "started_at": now(),
+            "ended_at": now(),
+            "outcome": AttemptEnd.REVIVED.value,
+        }
+        for job_id, last_token in gone
+    ]
+    yield from portable.run(portable.insert(portable.tables.attempts).values(history))
     waiting = [
         {
             "shard": portable.shard,
             "job_id": job_id,
             "run_at": seconds_later(now(), literal(random.uniform(0, spread_s))),  # noqa: S311
             "attempts": 0,
-            "token": last_token,
+            "token": last_token + 1,
         }
         for job_id, last_token in gone
     ]

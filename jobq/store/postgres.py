@@ -587,7 +587,8 @@ LEFT JOIN {schema}.commit_records AS record
 LEFT JOIN {schema}.waiting ON waiting.shard = jobs.shard AND waiting.job_id = jobs.id
 LEFT JOIN {schema}.ambiguous ON ambiguous.shard = jobs.shard AND ambiguous.job_id = jobs.id
 CROSS JOIN LATERAL (
-    SELECT max(attempt) FILTER (WHERE outcome <> 'snoozed') AS attempt,
+    SELECT (array_agg(attempt ORDER BY token DESC)
+                FILTER (WHERE outcome <> 'snoozed'))[1] AS attempt,
            bool_or(token = record.token) AS holds_record
     FROM {schema}.attempts WHERE shard = jobs.shard AND job_id = jobs.id) AS ended
 WHERE jobs.shard = %(shard)s AND jobs.id = %(job_id)s

@@ -366,8 +366,9 @@ SELECT job.id, job.queue, job.task, job.args, job.priority, job.max_attempts,
        scheduled.run_at, scheduled.attempts, ready.due_at, ready.attempts,
        lease.due_at, lease.attempt, lease.worker, lease.lease_expires_at,
        record.outcome, record.recorded_at,
-       (SELECT max(attempt) FROM jobq_attempts
-        WHERE shard = job.shard AND job_id = job.id AND outcome <> 'snoozed'),
+       (SELECT attempt FROM jobq_attempts
+        WHERE shard = job.shard AND job_id = job.id AND outcome <> 'snoozed'
+        ORDER BY token DESC LIMIT 1),
        EXISTS (SELECT 1 FROM jobq_attempts
                WHERE shard = job.shard AND job_id = job.id AND token = record.token),
        throttled.due_at, throttled.attempts, ambiguous.attempt, record.result, waiting.token

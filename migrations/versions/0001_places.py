@@ -165,7 +165,7 @@ def upgrade() -> None:
         check(
             "attempts",
             "outcome",
-            "outcome IN ('failed', 'interrupted', 'expired', 'snoozed', 'healed')",
+            "outcome IN ('failed', 'interrupted', 'expired', 'snoozed', 'healed', 'revived')",
         ),
         key=("job_id", "shard", "token"),
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from jobq import DeadJob, Outcome, State
+from jobq import AttemptEnd, DeadJob, Outcome, State
 from jobq.failure_modes.shop import BOOM, TASK, Shop
 from jobq.failure_modes.transactions import Parties
 from jobq.protocol.retention import MIN_AGE_S, Retention, RetentionPolicy, WalkedJob
@@ -64,13 +64,18 @@ def test_a_retried_job_has_all_its_attempts_and_its_key(shop: Shop) -> None:
     assert listed(shop) == []
     shop.promote()
     (again,) = shop.claim("B")
-    assert again.lease == Lease(lease.job_id, lease.token + 1)
+    assert again.lease.token > lease.token
     assert (again.attempt, again.idempotency_key) == (1, key)
     effect = shop.effect(again.lease, "B")
     effect.charge()
     effect.commit()
     shop.finalize(again.lease)
-    assert shop.state(lease.job_id) is State.DONE
+    status = shop.job(lease.job_id)
+    assert (status.state, status.attempts) == (State.DONE, 1)
+    assert [one.end for one in shop.attempts(lease.job_id)] == [
+        AttemptEnd.FAILED,
+        AttemptEnd.REVIVED,
+    ]
     assert shop.ledger() == ["B"]
 
 
