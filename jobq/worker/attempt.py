@@ -112,16 +112,25 @@ class Attempt:
     async def run(self, relay: Relay) -> Report:
         """Run an `async def` handler; return the report, whatever the handler does."""
         self._running = asyncio.current_task()
-        self.fate.begin(self.task.timeout_s)
-        limit = asyncio.timeout(self.task.timeout_s)
         try:
-            async with limit:
+            if self.task.timeout_s is None:
                 await self._run_async(relay)
-        except TimeoutError as error:
-            return self.ended(self.fate.timed_out() if limit.expired() else error)
+            else:
+                await self._run_in_time(relay, self.task.timeout_s)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
             return self.ended(error)
         return self.ended(None)
+
+    async def _run_in_time(self, relay: Relay, timeout_s: float) -> None:
+        self.fate.begin(timeout_s)
+        limit = asyncio.timeout(timeout_s)
+        try:
+            async with limit:
+                await self._run_async(relay)
+        except TimeoutError:
+            if limit.expired():
+                raise self.fate.timed_out() from None
+            raise
 
     def run_in_thread(self, relay: Relay) -> Report:
         """Run a `def` handler, here or in a child; return the report, whatever it does."""

@@ -12,7 +12,7 @@ from typing import Any
 from jobq.protocol.breaker import CircuitBreaker
 from jobq.protocol.states import AttemptEnd
 from jobq.task import Task
-from jobq.worker.reports import Reports
+from jobq.worker.reports import Report, Reports, as_reports
 
 logger = logging.getLogger("jobq.worker")
 
@@ -28,11 +28,12 @@ class Breakers:
         self._lock = threading.Lock()
         self._has_opened = False
 
-    def note(self, task: str, reports: Reports) -> None:
+    def note(self, task: str, report: Report | Reports) -> None:
         """Learn how attempts at the task ended."""
         breaker = self._breakers.get(task)
         if breaker is None:
             return
+        reports = as_reports(report)
         failures = sum(
             failed.end is AttemptEnd.FAILED and failed.retry_delay_s is not None
             for failed in reports.failed

@@ -639,7 +639,7 @@ class Worker:
         report = attempt.interrupt() if task.cancelled() else task.result()
         for lease in attempt.leases:
             self._heartbeat.remove(lease)
-        self._breakers.note(attempt.task.name, as_reports(report))
+        self._breakers.note(attempt.task.name, report)
         following = self._work.ended(attempt, report)
         if left_over := relay.left_over(following.lease if following else None):
             closing = self._loop.create_task(left_over.close())
@@ -654,7 +654,7 @@ class Worker:
         report = attempt.run_in_thread(relay)
         for lease in attempt.leases:
             self._heartbeat.remove(lease)
-        self._breakers.note(attempt.task.name, as_reports(report))
+        self._breakers.note(attempt.task.name, report)
         following = self._work.ended(attempt, report, in_thread=True)
         if left_over := relay.left_over(following.lease if following else None):
             left_over.close()

@@ -11,7 +11,7 @@ from typing import Any
 from jobq.protocol.values import Lease
 from jobq.worker.attempt import Attempt
 from jobq.worker.batch import Batch
-from jobq.worker.reports import Report, Reports, as_reports
+from jobq.worker.reports import Report, Reports
 
 Unit = Attempt | Batch
 """What a handler is called for once."""
@@ -105,7 +105,10 @@ class Workload:
                     self._abandoned.pop(following, None)
                 return None
             del self._running[unit]
-            self._reports.extend(as_reports(report))
+            if isinstance(report, Reports):
+                self._reports.extend(report)
+            else:
+                self._reports.add(report)
             self._ended += len(unit.leases)
             if not following and not self._is_closed:
                 following = self._take_next(lambda one: not (in_thread and one.is_async))
