@@ -209,6 +209,8 @@ class Task(Generic[P, R]):
         self.timeout_s = timeout_s
         self.breaker = breaker
         self.version = version
+        self.stored_name = stored_as(name, version)
+        """Under which its new jobs are stored."""
         self.upgrade = upgrade
         self.after: tuple[int, ...] = ()
         self.when = When.DONE
@@ -228,7 +230,9 @@ class Task(Generic[P, R]):
 
         Raises UnreadableArguments when they do not fit the handler as it is now.
         """
-        return self.handler.arguments.decode(self.current(stored, args))
+        if stored != self.stored_name:
+            args = self.current(stored, args)
+        return self.handler.arguments.decode(args)
 
     def current(self, stored: str, args: str) -> str:
         """Return a stored job's arguments as this version of the task has them, as JSON."""
@@ -289,7 +293,7 @@ class Task(Generic[P, R]):
         """Return a job to be, for `JobQueue.enqueue_many`. Raises InvalidArguments."""
         encoded = self.handler.arguments.encode(args, kwargs, max_bytes=self.app.max_args_bytes)
         return JobRequest(
-            task=stored_as(self.name, self.version),
+            task=self.stored_name,
             args=encoded,
             queue=self.options.queue,
             priority=self.options.priority,

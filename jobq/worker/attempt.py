@@ -44,6 +44,9 @@ STOPPED = AttemptError(
 class Attempt:
     """A claimed job in the hands of its handler."""
 
+    size = 1
+    """In jobs, as a batch has more."""
+
     def __init__(
         self,
         claimed: ClaimedJob,
@@ -136,7 +139,8 @@ class Attempt:
         """Run a `def` handler, here or in a child; return the report, whatever it does."""
         if self._processes is not None:
             return self._run_in_child(self._processes)
-        self.fate.begin(self.task.timeout_s)
+        if self.task.timeout_s is not None:
+            self.fate.begin(self.task.timeout_s)
         try:
             self._run_blocking(relay)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
@@ -193,7 +197,9 @@ class Attempt:
         self.fate.is_committed = True
 
     def _call(self, leading: list[object], arguments: dict[str, Any]) -> None:
-        self._keep(self.task.handler.call(self.task.name, *leading, **arguments))
+        returned = self.task.handler.call(self.task.name, *leading, **arguments)
+        if returned is not None:
+            self._keep(returned)
 
     def _keep(self, returned: object) -> None:
         if self.task.results is None or returned is None:
@@ -216,7 +222,7 @@ class Attempt:
             self._warn_of_too_late(error)
         if (settled := self._settled()) is not None:
             return settled
-        if error is None and self.fate.is_over_time:
+        if error is None and self.task.timeout_s is not None and self.fate.is_over_time:
             error = self.fate.timed_out()
         if error is None:
             self._budget.succeeded(self.claimed.attempt)

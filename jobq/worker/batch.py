@@ -37,6 +37,10 @@ class Batch:
         return list(self._by_lease)
 
     @property
+    def size(self) -> int:
+        return len(self.attempts)
+
+    @property
     def name(self) -> str:
         return f"{self.task.name} {self.lease.job_id} and {len(self.attempts) - 1} more"
 

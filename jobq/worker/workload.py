@@ -109,7 +109,7 @@ class Workload:
                 self._reports.extend(report)
             else:
                 self._reports.add(report)
-            self._ended += len(unit.leases)
+            self._ended += unit.size
             if not following and not self._is_closed:
                 following = self._take_next(lambda one: not (in_thread and one.is_async))
             if following:
