@@ -385,17 +385,7 @@ class Worker:
             raise
         self._note(turn.sent)
         self._heartbeat.add((claimed.lease for claimed in turn.claimed), turn.asked_s)
-        self._work.add(
-            Attempt(
-                claimed,
-                self._tasks[claimed.task],
-                self._database,
-                self._budgets[claimed.task],
-                self._heartbeat.report_progress,
-                self._processes if self._tasks[claimed.task].is_in_process else None,
-            )
-            for claimed in turn.claimed
-        )
+        self._work.add(self._attempt(claimed) for claimed in turn.claimed)
         if not self._next_promote_s:
             self._wake.set()  # jobs that waited for others are due
         if limit > 0:
@@ -412,6 +402,17 @@ class Worker:
                 await self._warn_of_unknown_tasks()
             if self._is_listening and self._is_busy:
                 await self._unlisten()
+
+    def _attempt(self, claimed: ClaimedJob) -> Attempt:
+        task = self._tasks[claimed.task]
+        return Attempt(
+            claimed,
+            task,
+            self._database,
+            self._budgets[claimed.task],
+            self._heartbeat.report_progress,
+            self._processes if task.is_in_process else None,
+        )
 
     def _take_turn(self, reports: Reports, limit: int) -> Turn:
         asked_s = time.monotonic()
