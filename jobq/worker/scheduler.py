@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -28,24 +29,27 @@ class Scheduler:
         self.is_undeclared = bool(declared)
         """Whether the code's schedules are still to be written."""
         self._next_s = 0.0
+        self._next_tick_s = 0.0
 
     @property
     def is_due(self) -> bool:
         return time.monotonic() >= self._next_s
 
     def until_due_s(self) -> float:
-        """Seconds until the next look."""
-        return max(0.0, self._next_s - time.monotonic())
+        """Seconds until the next tick that is known of, which is worth a turn of its own. To look
+        whether there is a new one, the next turn will do."""
+        return max(0.0, self._next_tick_s - time.monotonic())
 
     def declare(self, link: Link) -> None:
         """Write the code's schedules. Blocks. Raises DatabaseUnavailable."""
         link.run(declare(self._store.portable, self._declared))
         self.is_undeclared = False
-        self._next_s = 0.0
+        self._next_s = self._next_tick_s = 0.0
 
     def look(self) -> Step[None]:
         """Enqueue what is due."""
         self._next_s = time.monotonic() + LOOK_S
         until_next_s = yield from make_due(self._store)
-        if until_next_s is not None and until_next_s < LOOK_S:
-            self._next_s = time.monotonic() + until_next_s
+        looked_s = time.monotonic()
+        self._next_tick_s = math.inf if until_next_s is None else looked_s + until_next_s
+        self._next_s = min(self._next_s, self._next_tick_s)
