@@ -99,11 +99,20 @@ def _job_id() -> Mapped[int]:
     return mapped_column(BigInteger, primary_key=True, autoincrement=False)
 
 
+def _in_order_of_time(name: str, column: str) -> Index:
+    """Where rows are appended as time goes by, what is recent is found by an index of a few pages,
+    to which an insert adds nothing. SQLite has none of the kind."""
+    return Index(name, column, postgresql_using="brin", info={"backend": "postgresql"})
+
+
 class Job(Base):
     """One request to run a task with arguments. Written once, never updated."""
 
     __tablename__ = "jobs"
-    __table_args__ = (CheckConstraint("max_attempts >= 1", name="max_attempts"),)
+    __table_args__ = (
+        CheckConstraint("max_attempts >= 1", name="max_attempts"),
+        _in_order_of_time("jobq_jobs_created_brin", "created_at"),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     shard: Mapped[int] = _shard()
@@ -118,6 +127,8 @@ class Job(Base):
     created_at: Mapped[datetime] = mapped_column(Instant)
     line: Mapped[str | None] = mapped_column(Text)
     """Where it waits when it is due: `throttled`, in this line. NULL for `ready`."""
+    headers: Mapped[str | None] = mapped_column(Text)
+    """What middleware sends along (a trace, a tenant), as a JSON object of strings."""
 
 
 class Scheduled(Base):
@@ -189,6 +200,7 @@ class CommitRecord(Base):
             postgresql_where=text("outcome = 'dead'"),
             sqlite_where=text("outcome = 'dead'"),
         ),
+        _in_order_of_time("jobq_commit_records_brin", "recorded_at"),
     )
 
     job_id: Mapped[int] = _job_id()
@@ -198,6 +210,10 @@ class CommitRecord(Base):
     recorded_at: Mapped[datetime] = mapped_column(Instant)
     # Text, not json: what was recorded is what is read.
     result: Mapped[str | None] = mapped_column(Text)
+    # Of the lease under which it was committed, which goes when the job is done.
+    worker: Mapped[str | None] = mapped_column(Text)
+    due_at: Mapped[datetime | None] = mapped_column(Instant)
+    acquired_at: Mapped[datetime | None] = mapped_column(Instant)
 
 
 class Attempt(Base):
@@ -222,6 +238,8 @@ class Attempt(Base):
     error_type: Mapped[str | None] = mapped_column(Text)
     error_message: Mapped[str | None] = mapped_column(Text)
     traceback: Mapped[str | None] = mapped_column(Text)
+    lease_expires_at: Mapped[datetime | None] = mapped_column(Instant)
+    """Until when its lease would have lasted, as the last heartbeat had it."""
 
 
 class RefusedAttempt(Base):
@@ -248,6 +266,8 @@ class Worker(Base):
     started_at: Mapped[datetime] = mapped_column(Instant)
     seen_at: Mapped[datetime] = mapped_column(Instant)
     stopped_at: Mapped[datetime | None] = mapped_column(Instant)
+    about: Mapped[str | None] = mapped_column(Text)
+    """What it serves, as JSON; see `WorkerAbout`."""
 
 
 class IdleWorker(Base):
@@ -453,6 +473,22 @@ class Tick(Base):
     job_id: Mapped[int] = mapped_column(BigInteger)
 
 
+class AuditedAction(Base):
+    """What somebody did by hand: written by the transaction that did it."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("jobq_audit_idx", "done_at"),)
+
+    id: Mapped[UUID] = mapped_column(Uuid().with_variant(String(36), "sqlite"), primary_key=True)
+    shard: Mapped[int] = _shard()
+    done_at: Mapped[datetime] = mapped_column(Instant)
+    actor: Mapped[str] = mapped_column(Text)
+    action: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str] = mapped_column(Text)
+    """What it was done to: a job's id, a queue's or a schedule's name."""
+    details: Mapped[str | None] = mapped_column(Text)
+
+
 class UniqueKey(Base):
     """Whose job a key of unique jobs is. Written by enqueues and by pruning alone."""
 
@@ -472,9 +508,15 @@ def metadata_for(backend: str, schema: str = DEFAULT_SCHEMA) -> MetaData:
             continue
         if backend == "sqlite":
             # SQLAlchemy's type for `schema` leaves out None, which its documentation gives.
-            table.to_metadata(metadata, schema=cast(str, None), name=SQLITE_PREFIX + table.name)
+            copy = table.to_metadata(
+                metadata, schema=cast(str, None), name=SQLITE_PREFIX + table.name
+            )
         else:
-            table.to_metadata(metadata, schema=schema)
+            copy = table.to_metadata(metadata, schema=schema)
+        original = {index.name: index for index in table.indexes}
+        for index in list(copy.indexes):
+            if original[index.name].info.get("backend", backend) != backend:
+                copy.indexes.remove(index)
     return metadata
 
 
@@ -489,6 +531,7 @@ __all__ = [
     "SQLITE_PREFIX",
     "Ambiguous",
     "Attempt",
+    "AuditedAction",
     "Base",
     "CommitRecord",
     "Deadline",

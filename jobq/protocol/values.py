@@ -45,6 +45,8 @@ class JobRequest(NamedTuple):
     """When it is not to begin any more; a number is seconds from its enqueueing."""
     when: str = "done"
     """See `When`."""
+    headers: str | None = None
+    """What middleware sends along, as a JSON object of strings."""
 
 
 class Lease(NamedTuple):
@@ -75,6 +77,7 @@ class ClaimedJob(NamedTuple):
     max_attempts: int
     idempotency_key: UUID
     created_at: datetime
+    headers: str | None = None
 
 
 class Position(NamedTuple):
@@ -293,3 +296,5 @@ class EndedAttempt:
     ended_at: datetime
     end: AttemptEnd
     error: AttemptError | None
+    lease_expires_at: datetime | None
+    """Until when its lease would have lasted; None where there was none."""

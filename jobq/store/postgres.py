@@ -48,9 +48,10 @@ WITH request AS MATERIALIZED (
          {wanted}
 ), job AS (
     INSERT INTO {schema}.jobs (shard, id, queue, task, args, priority, max_attempts,
-                               idempotency_key, created_at)
+                               idempotency_key, created_at, headers)
     OVERRIDING SYSTEM VALUE
-    SELECT %(shard)s, id, queue, task, args::json, priority, max_attempts, gen_random_uuid(), at
+    SELECT %(shard)s, id, queue, task, args::json, priority, max_attempts, gen_random_uuid(), at,
+           headers
     FROM request
 ), now_due AS (
     INSERT INTO {schema}.ready (shard, queue, priority, due_at, job_id, task, attempts, token)
@@ -71,9 +72,11 @@ SELECT id FROM request LEFT JOIN woken ON true ORDER BY position
 ENQUEUE = ENQUEUE_WANTED.replace(
     "{wanted}",
     """unnest(%(tasks)s::text[], %(args)s::text[], %(queues)s::text[], %(priorities)s::int[],
-                %(max_attempts)s::int[], %(run_ats)s::timestamptz[], %(delays_s)s::float8[])
+                %(max_attempts)s::int[], %(run_ats)s::timestamptz[], %(delays_s)s::float8[],
+                %(headers)s::text[])
            WITH ORDINALITY
-           AS wanted (task, args, queue, priority, max_attempts, run_at, delay_s, position)""",
+           AS wanted (task, args, queue, priority, max_attempts, run_at, delay_s, headers,
+                      position)""",
 )
 
 # One job needs no arrays, which take as long to write and to read as the rest.
@@ -82,27 +85,29 @@ ENQUEUE_ONE = ENQUEUE_WANTED.replace(
     """(SELECT %(task)s::text AS task, %(args)s::text AS args, %(queue)s::text AS queue,
                  %(priority)s::int AS priority, %(max_attempts)s::int AS max_attempts,
                  %(run_at)s::timestamptz AS run_at, %(delay_s)s::float8 AS delay_s,
-                 1 AS position) AS wanted""",
+                 %(headers)s::text AS headers, 1 AS position) AS wanted""",
 )
 
 # Jobs under limits wait in a line of their own. Most have none, and pay for no further column.
 ENQUEUE_LIMITED = (
-    ENQUEUE.replace("created_at)", "created_at, line)")
-    .replace("gen_random_uuid(), at\n", "gen_random_uuid(), at, line\n")
+    ENQUEUE.replace("created_at, headers)", "created_at, headers, line)")
+    .replace("           headers\n", "           headers, line\n")
     .replace("{schema}.ready (shard, queue,", "{schema}.throttled (shard, line,")
     .replace("%(shard)s, queue, priority, due_at, id", "%(shard)s, line, priority, due_at, id")
-    .replace("%(delays_s)s::float8[])", "%(delays_s)s::float8[], %(lines)s::text[])")
-    .replace("run_at, delay_s, position)", "run_at, delay_s, line, position)")
+    .replace("%(headers)s::text[])", "%(headers)s::text[], %(lines)s::text[])")
+    .replace("delay_s, headers,\n", "delay_s, headers, line,\n")
 )
 
 # Very many jobs come in by COPY, which takes rows at twice the rate of arrays.
 STAGE = """
 CREATE TEMPORARY TABLE jobq_wanted (
     position bigint NOT NULL, task text NOT NULL, args text NOT NULL, queue text NOT NULL,
-    priority int NOT NULL, max_attempts int NOT NULL, run_at timestamptz, delay_s float8 NOT NULL)
+    priority int NOT NULL, max_attempts int NOT NULL, run_at timestamptz, delay_s float8 NOT NULL,
+    headers text)
 """
 COPY_STAGED = """
-COPY pg_temp.jobq_wanted (position, task, args, queue, priority, max_attempts, run_at, delay_s)
+COPY pg_temp.jobq_wanted (position, task, args, queue, priority, max_attempts, run_at, delay_s,
+                          headers)
 FROM STDIN
 """
 ENQUEUE_STAGED = ENQUEUE_WANTED.replace("{wanted}", "pg_temp.jobq_wanted AS wanted")
@@ -187,9 +192,9 @@ WITH ended AS MATERIALIZED (
       AS named (job_id, token, is_recorded)
     ORDER BY job_id
 ), held AS MATERIALIZED (
-    SELECT lease.job_id, lease.token, ended.is_recorded
+    SELECT lease.*, ended.is_recorded
     FROM ended CROSS JOIN LATERAL (
-        SELECT job_id, token FROM {schema}.leases
+        SELECT job_id, token, worker, due_at, acquired_at FROM {schema}.leases
         WHERE shard = %(shard)s AND job_id = ended.job_id
           AND CASE WHEN ended.is_recorded THEN EXISTS (
                   SELECT FROM {schema}.commit_records AS record
@@ -200,9 +205,10 @@ WITH ended AS MATERIALIZED (
     DELETE FROM {schema}.leases
     WHERE shard = %(shard)s AND job_id = ANY (ARRAY(SELECT job_id FROM held))
 ), returned AS (
-    INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
-    SELECT %(shard)s, job_id, 'committed', token, clock_timestamp() FROM held
-    WHERE NOT is_recorded
+    INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at, worker, due_at,
+                                         acquired_at)
+    SELECT %(shard)s, job_id, 'committed', token, clock_timestamp(), worker, due_at, acquired_at
+    FROM held WHERE NOT is_recorded
     ON CONFLICT (shard, job_id) DO NOTHING
     RETURNING job_id, token
 ), taken AS (
@@ -235,11 +241,12 @@ WITH ended AS MATERIALIZED (
     RETURNING job_id, token, attempt, due_at
 )
 SELECT lease.job_id, lease.token, jobs.queue, jobs.task, jobs.args::text, jobs.priority,
-       lease.due_at, lease.attempt, jobs.max_attempts, jobs.idempotency_key, jobs.created_at
+       lease.due_at, lease.attempt, jobs.max_attempts, jobs.idempotency_key, jobs.created_at,
+       jobs.headers
 FROM lease CROSS JOIN LATERAL (
     SELECT * FROM {schema}.jobs WHERE shard = %(shard)s AND id = lease.job_id OFFSET 0) AS jobs
 UNION ALL
-SELECT job_id, token, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM ended
+SELECT job_id, token, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM ended
 WHERE NOT is_recorded AND (job_id, token) NOT IN (SELECT job_id, token FROM returned)
 """
 
@@ -309,8 +316,9 @@ CROSS JOIN LATERAL (
 # instead let it wait for the winner and, when the winner rolls back, commit on a lost lease.
 # From here on the transaction is the handler's: its statements are planned as its database says.
 COMMIT_RECORD = """
-INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
-SELECT shard, job_id, 'committed', token, clock_timestamp()
+INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at, worker, due_at,
+                                     acquired_at)
+SELECT shard, job_id, 'committed', token, clock_timestamp(), worker, due_at, acquired_at
 FROM {schema}.leases
 WHERE shard = %(shard)s AND job_id = %(job_id)s AND token = %(token)s
 FOR KEY SHARE
@@ -321,13 +329,15 @@ RETURNING pg_current_xact_id()::text, set_config('enable_seqscan', NULL, true)
 # The same for the jobs of a batch. The lateral locks row by row, and the records are inserted, in
 # the order of `named`: of two who come with the same jobs one waits for the other.
 COMMIT_RECORDS = """
-INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at)
-SELECT %(shard)s, lease.job_id, 'committed', lease.token, clock_timestamp()
+INSERT INTO {schema}.commit_records (shard, job_id, outcome, token, recorded_at, worker, due_at,
+                                     acquired_at)
+SELECT %(shard)s, lease.job_id, 'committed', lease.token, clock_timestamp(), lease.worker,
+       lease.due_at, lease.acquired_at
 FROM (
     SELECT * FROM unnest(%(job_ids)s::bigint[], %(tokens)s::bigint[]) AS named (job_id, token)
     ORDER BY job_id) AS named
 CROSS JOIN LATERAL (
-    SELECT job_id, token FROM {schema}.leases
+    SELECT job_id, token, worker, due_at, acquired_at FROM {schema}.leases
     WHERE shard = %(shard)s AND job_id = named.job_id AND token = named.token
     FOR KEY SHARE) AS lease
 ON CONFLICT (shard, job_id) DO NOTHING
@@ -396,9 +406,9 @@ WITH ending AS MATERIALIZED (
       AS ending (job_id, token, outcome, error_type, error_message, traceback, retry_delay_s,
                  attempts_spent, is_dead)
 ), held AS MATERIALIZED (
-    SELECT lease.attempt, lease.worker, lease.acquired_at, ending.*
+    SELECT lease.*, ending.*
     FROM ending CROSS JOIN LATERAL (
-        SELECT attempt, worker, acquired_at FROM {schema}.leases
+        SELECT attempt, worker, acquired_at, lease_expires_at FROM {schema}.leases
         WHERE shard = %(shard)s AND job_id = ending.job_id AND token = ending.token
         OFFSET 0) AS lease
 ), gone AS (
@@ -406,9 +416,10 @@ WITH ending AS MATERIALIZED (
     WHERE shard = %(shard)s AND job_id = ANY (ARRAY(SELECT job_id FROM held))
 ), history AS (
     INSERT INTO {schema}.attempts (shard, job_id, token, attempt, worker, started_at, ended_at,
-                                   outcome, error_type, error_message, traceback)
+                                   outcome, error_type, error_message, traceback,
+                                   lease_expires_at)
     SELECT %(shard)s, job_id, token, attempt, worker, acquired_at, clock_timestamp(), outcome,
-           error_type, error_message, traceback
+           error_type, error_message, traceback, lease_expires_at
     FROM held
 ), retried AS (
     INSERT INTO {schema}.scheduled (shard, job_id, run_at, attempts, token)
@@ -595,7 +606,8 @@ WHERE jobs.shard = %(shard)s AND jobs.id = %(job_id)s
 """
 
 ATTEMPTS = """
-SELECT token, attempt, worker, started_at, ended_at, outcome, error_type, error_message, traceback
+SELECT token, attempt, worker, started_at, ended_at, outcome, lease_expires_at, error_type,
+       error_message, traceback
 FROM {schema}.attempts WHERE shard = %(shard)s AND job_id = %(job_id)s ORDER BY token
 """
 
@@ -673,6 +685,7 @@ class PostgresStore(Store):
             max_attempts=[r.max_attempts for r in requests],
             run_ats=[r.run_at for r in requests],
             delays_s=[float(r.delay_s) for r in requests],  # psycopg takes no mixed lists
+            headers=[r.headers for r in requests],
         )
 
     def enqueue_by_copy(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
@@ -682,7 +695,17 @@ class PostgresStore(Store):
         yield replace(
             self._statement(COPY_STAGED),
             copied=[
-                (n, r.task, r.args, r.queue, r.priority, r.max_attempts, r.run_at, r.delay_s)
+                (
+                    n,
+                    r.task,
+                    r.args,
+                    r.queue,
+                    r.priority,
+                    r.max_attempts,
+                    r.run_at,
+                    r.delay_s,
+                    r.headers,
+                )
                 for n, r in enumerate(requests)
             ],
         )

@@ -106,7 +106,8 @@ def _attempts(row: JobRow) -> int:
 
 
 def ended_attempt(row: Row) -> EndedAttempt:
-    token, attempt, worker, started_at, ended_at, outcome, error_type, message, traceback = row
+    token, attempt, worker, started_at, ended_at, outcome, expires_at, *described = row
+    error_type, message, traceback = described
     error = None if error_type is None else AttemptError(error_type, message, traceback)
     return EndedAttempt(
         token,
@@ -116,11 +117,13 @@ def ended_attempt(row: Row) -> EndedAttempt:
         ended_at.astimezone(UTC),
         AttemptEnd(outcome),
         error,
+        _utc(expires_at),
     )
 
 
 def claimed_job(row: Row) -> ClaimedJob:
-    job_id, token, queue, task, args, priority, due_at, attempt, max_attempts, key, created_at = row
+    job_id, token, queue, task, args, priority, due_at, attempt, max_attempts, *more = row
+    key, created_at, headers = more
     return ClaimedJob(
         lease=Lease(job_id, token),
         queue=queue,
@@ -132,6 +135,7 @@ def claimed_job(row: Row) -> ClaimedJob:
         max_attempts=max_attempts,
         idempotency_key=key,
         created_at=created_at.astimezone(UTC),
+        headers=headers,
     )
 
 

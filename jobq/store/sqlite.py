@@ -50,11 +50,11 @@ RETURNING last_id - :count, {NOW}
 
 INSERT_JOBS = """
 INSERT INTO jobq_jobs (shard, id, queue, task, args, priority, max_attempts, idempotency_key,
-                       created_at, line)
+                       created_at, line, headers)
 SELECT :shard, :before + 1 + key, json_extract(value, '$.queue'), json_extract(value, '$.task'),
        json_extract(value, '$.args'), json_extract(value, '$.priority'),
        json_extract(value, '$.max_attempts'), lower(hex(randomblob(16))), :now,
-       json_extract(value, '$.line')
+       json_extract(value, '$.line'), json_extract(value, '$.headers')
 FROM json_each(:requests)
 """
 
@@ -150,7 +150,7 @@ FROM json_each(:taken)
 
 CLAIMED = """
 SELECT lease.job_id, lease.token, job.queue, job.task, job.args, job.priority, lease.due_at,
-       lease.attempt, job.max_attempts, job.idempotency_key, job.created_at
+       lease.attempt, job.max_attempts, job.idempotency_key, job.created_at, job.headers
 FROM jobq_leases AS lease JOIN jobq_jobs AS job
   ON job.shard = lease.shard AND job.id = lease.job_id
 WHERE lease.shard = :shard
@@ -186,8 +186,9 @@ SELECT job_id, token FROM jobq_leases WHERE shard = :shard AND (job_id, token) I
 # The COMMITTED boundary: the record is joined to the live lease. The write lock is held from
 # here to the effect's commit, so no lease can be removed in between.
 COMMIT_RECORD = f"""
-INSERT INTO jobq_commit_records (shard, job_id, outcome, token, recorded_at)
-SELECT shard, job_id, 'committed', token, {NOW} FROM jobq_leases
+INSERT INTO jobq_commit_records (shard, job_id, outcome, token, recorded_at, worker, due_at,
+                                 acquired_at)
+SELECT shard, job_id, 'committed', token, {NOW}, worker, due_at, acquired_at FROM jobq_leases
 WHERE shard = :shard AND job_id = :job_id AND token = :token
 ON CONFLICT (shard, job_id) DO NOTHING
 RETURNING job_id
@@ -229,8 +230,9 @@ ORDER BY lease.lease_expires_at LIMIT :limit
 """
 
 RECORD_RETURNED = f"""
-INSERT INTO jobq_commit_records (shard, job_id, outcome, token, recorded_at)
-SELECT shard, job_id, 'committed', token, {NOW} FROM jobq_leases
+INSERT INTO jobq_commit_records (shard, job_id, outcome, token, recorded_at, worker, due_at,
+                                 acquired_at)
+SELECT shard, job_id, 'committed', token, {NOW}, worker, due_at, acquired_at FROM jobq_leases
 WHERE shard = :shard AND (job_id, token) IN ({NAMED})
 ON CONFLICT (shard, job_id) DO NOTHING
 RETURNING job_id, token
@@ -245,10 +247,11 @@ WHERE shard = :shard AND job_id IN (SELECT value FROM json_each(:job_ids))
 
 INSERT_ATTEMPTS = f"""
 INSERT INTO jobq_attempts (shard, job_id, token, attempt, worker, started_at, ended_at, outcome,
-                           error_type, error_message, traceback)
+                           error_type, error_message, traceback, lease_expires_at)
 SELECT lease.shard, lease.job_id, lease.token, lease.attempt, lease.worker, lease.acquired_at,
        {NOW}, json_extract(value, '$.end'), json_extract(value, '$.error_type'),
-       json_extract(value, '$.error_message'), json_extract(value, '$.traceback')
+       json_extract(value, '$.error_message'), json_extract(value, '$.traceback'),
+       lease.lease_expires_at
 FROM json_each(:endings) JOIN jobq_leases AS lease
   ON lease.shard = :shard AND lease.job_id = json_extract(value, '$.job_id')
 """
@@ -389,7 +392,8 @@ WHERE job.shard = :shard AND job.id = :job_id
 """
 
 ATTEMPTS = """
-SELECT token, attempt, worker, started_at, ended_at, outcome, error_type, error_message, traceback
+SELECT token, attempt, worker, started_at, ended_at, outcome, lease_expires_at, error_type,
+       error_message, traceback
 FROM jobq_attempts WHERE shard = :shard AND job_id = :job_id ORDER BY token
 """
 
@@ -434,6 +438,7 @@ class SqliteStore(Store):
                     "max_attempts": r.max_attempts,
                     "due_at": now + _ms(r.delay_s) if r.run_at is None else to_ms(r.run_at),
                     "line": r.line,
+                    "headers": r.headers,
                 }
                 for r in requests
             ]
@@ -521,7 +526,17 @@ class SqliteStore(Store):
     def attempts(self, job_id: int) -> Step[list[EndedAttempt]]:
         rows = yield self._statement(ATTEMPTS, job_id=job_id)
         return [
-            ended_attempt((*row[:3], from_ms(row[3]), from_ms(row[4]), *row[5:])) for row in rows
+            ended_attempt(
+                (
+                    *row[:3],
+                    from_ms(row[3]),
+                    from_ms(row[4]),
+                    row[5],
+                    _from_ms_or_none(row[6]),
+                    *row[7:],
+                )
+            )
+            for row in rows
         ]
 
     def counts(self) -> Step[dict[State, int]]:
@@ -605,7 +620,16 @@ class SqliteStore(Store):
             )
             rows = yield self._statement(CLAIMED, taken=named)
             claimed += [
-                claimed_job((*row[:6], from_ms(row[6]), *row[7:9], UUID(row[9]), from_ms(row[10])))
+                claimed_job(
+                    (
+                        *row[:6],
+                        from_ms(row[6]),
+                        *row[7:9],
+                        UUID(row[9]),
+                        from_ms(row[10]),
+                        *row[11:],
+                    )
+                )
                 for row in rows
             ]
         return claimed

@@ -41,6 +41,7 @@ TABLES = (
     "schedules",
     "ticks",
     "unique_keys",
+    "audit",
 )
 CHURN = {
     "postgresql_with": {
@@ -99,6 +100,7 @@ def upgrade() -> None:
         column("idempotency_key", sa.String(36) if on_sqlite() else sa.Uuid()),
         column("created_at", instant),
         column("line", text, null=True),
+        column("headers", text, null=True),
         check("jobs", "max_attempts", "max_attempts >= 1"),
         key=("id", "shard"),
     )
@@ -146,6 +148,9 @@ def upgrade() -> None:
         column("token", big),
         column("recorded_at", instant),
         column("result", text, null=True),
+        column("worker", text, null=True),
+        column("due_at", instant, null=True),
+        column("acquired_at", instant, null=True),
         check("commit_records", "outcome", "outcome IN ('committed', 'dead', 'cancelled')"),
         key=("job_id", "shard"),
     )
@@ -162,6 +167,7 @@ def upgrade() -> None:
         column("error_type", text, null=True),
         column("error_message", text, null=True),
         column("traceback", text, null=True),
+        column("lease_expires_at", instant, null=True),
         check(
             "attempts",
             "outcome",
@@ -187,6 +193,7 @@ def upgrade() -> None:
         column("started_at", instant),
         column("seen_at", instant),
         column("stopped_at", instant, null=True),
+        column("about", text, null=True),
         key=("shard", "id"),
     )
     create_table(
@@ -321,6 +328,17 @@ def upgrade() -> None:
         column("job_id", big),
         key=("shard", "key"),
     )
+    create_table(
+        "audit",
+        column("id", sa.String(36) if on_sqlite() else sa.Uuid()),
+        shard(),
+        column("done_at", instant),
+        column("actor", text),
+        column("action", text),
+        column("subject", text),
+        column("details", text, null=True),
+        key=("id", "shard"),
+    )
     if on_sqlite():
         create_table("job_sequence", shard(), column("last_id", big), key=("shard",))
     else:
@@ -338,6 +356,7 @@ def upgrade() -> None:
         ("jobq_leases_expiry_idx", "leases", ["lease_expires_at"]),
         ("jobq_unique_keys_job_idx", "unique_keys", ["job_id"]),
         ("jobq_deadlines_idx", "deadlines", ["deadline_at"]),
+        ("jobq_audit_idx", "audit", ["done_at"]),
         ("jobq_dependencies_job_idx", "dependencies", ["job_id"]),
         ("jobq_throttled_line_idx", "throttled", ["line", "priority", "due_at", "job_id"]),
     ):
@@ -351,6 +370,12 @@ def upgrade() -> None:
         postgresql_where=is_dead,
         sqlite_where=is_dead,
     )
+    if not on_sqlite():
+        for name, table, recent in (
+            ("jobq_jobs_created_brin", "jobs", "created_at"),
+            ("jobq_commit_records_brin", "commit_records", "recorded_at"),
+        ):
+            op.create_index(name, table, [recent], schema=schema(), postgresql_using="brin")
 
 
 def downgrade() -> None:

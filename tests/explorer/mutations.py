@@ -60,12 +60,15 @@ def rewritten(*changes: tuple[str, str, str]) -> Weaken:
 
 
 FENCE = "AND token = named.token"
-LEASE_OF_COMMIT = """SELECT shard, job_id, 'committed', token, clock_timestamp()
+LEASE_OF_COMMIT = """
+SELECT shard, job_id, 'committed', token, clock_timestamp(), worker, due_at, acquired_at
 FROM {schema}.leases
 WHERE shard = %(shard)s AND job_id = %(job_id)s AND token = %(token)s
 FOR KEY SHARE
 """
-BARE_RECORD = "VALUES (%(shard)s, %(job_id)s, 'committed', %(token)s, clock_timestamp())\n"
+BARE_RECORD = """
+VALUES (%(shard)s, %(job_id)s, 'committed', %(token)s, clock_timestamp(), NULL, NULL, NULL)
+"""
 UNIQUE = "ON CONFLICT (shard, job_id) DO NOTHING"
 OVERWRITE = """ON CONFLICT (shard, job_id) DO UPDATE
 SET outcome = excluded.outcome, token = excluded.token"""
