@@ -29,6 +29,7 @@ from jobq.dead import DeadJobs
 from jobq.errors import InvalidOption, InvalidTask, JobNotFound
 from jobq.handler import check_process, inspect_handler
 from jobq.job import Job
+from jobq.middleware import Middleware, with_headers
 from jobq.models import DEFAULT_SCHEMA
 from jobq.protocol.breaker import Breaker
 from jobq.protocol.limits import Limit
@@ -125,6 +126,7 @@ class JobQueue:
         self._connections: Database | None = None
         self._is_checked = False
         self._opening = threading.RLock()
+        self._middleware: list[Middleware] = []
         self.watcher = EndWatcher(self._opened)
         self.ambiguous = AmbiguousJobs(self)
         """The jobs that wait for a person's decision."""
@@ -390,6 +392,21 @@ class JobQueue:
         self._schedules[name] = declared
         return declared
 
+    @property
+    def middleware(self) -> Sequence[Middleware]:
+        """What was given to `use`, the outermost first."""
+        return self._middleware
+
+    def use(self, *middleware: Middleware) -> None:
+        """Add middleware around the jobs that are enqueued and run from now on; see `Middleware`.
+
+        What is added first is outermost. Raises InvalidOption.
+        """
+        for each in middleware:
+            if not isinstance(each, Middleware):
+                raise InvalidOption(f"{each!r} is no jobq.Middleware: derive its class from that")
+        self._middleware += middleware
+
     def _declare(self, limit: Limit) -> None:
         if self._limits.setdefault(limit.name, limit) != limit:
             raise InvalidOption(
@@ -444,6 +461,7 @@ class JobQueue:
         """
         deadlines = [request.deadline for request in requests]
         is_plain = not any(deadline is not None for deadline in deadlines)
+        requests = [with_headers(self.middleware, request) for request in requests]
         handles = yield from self._enqueue(requests, is_own=is_own and is_plain, can_copy=can_copy)
         if not is_plain:
             given = {
@@ -538,7 +556,7 @@ class JobQueue:
             raise InvalidOption(f"worker settings: {error}") from error
         schedules = list(self._schedules.values())
         tasks = {stored: task for task in self._tasks.values() for stored in task.stored_names}
-        return Worker(tasks, self.open_database, options, schedules)
+        return Worker(tasks, self.open_database, options, schedules, self._middleware)
 
     # -- the database
 

@@ -94,6 +94,10 @@ class ArgumentsTooLarge(InvalidArguments):
     """
 
 
+class InvalidHeaders(JobqError):
+    """Middleware put something into a job's headers that cannot be stored. Nothing was enqueued."""
+
+
 class UnreadableArguments(JobqError):
     """A stored job's arguments do not fit the handler registered for its task today.
 

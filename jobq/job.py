@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.errors import InvalidTask, LeaseLost, Refusal, TimedOut
+from jobq.middleware import read_headers
 from jobq.outside import Outside
 from jobq.protocol.progress import Told, check_progress
 from jobq.protocol.results import Results
@@ -93,6 +94,27 @@ class Job:
         self._fate = fate
         self._results = results
         self._report_progress = report_progress
+
+    @cached_property
+    def headers(self) -> Mapping[str, str]:
+        """What middleware put there when the job was enqueued."""
+        return read_headers(self._claimed.headers)
+
+    @property
+    def due_at(self) -> datetime:
+        """When this attempt was due."""
+        return self._claimed.due_at
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds from when this attempt was due until a worker claimed it, by the database's
+        clock."""
+        return (self._claimed.acquired_at - self._claimed.due_at).total_seconds()
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether this attempt's effect and its record are committed."""
+        return self._fate.is_committed
 
     @property
     def id(self) -> int:

@@ -77,6 +77,7 @@ class ClaimedJob(NamedTuple):
     max_attempts: int
     idempotency_key: UUID
     created_at: datetime
+    acquired_at: datetime
     headers: str | None = None
 
 

@@ -253,6 +253,7 @@ def _lease(
             job.c.max_attempts,
             type_coerce(job.c.idempotency_key, Uuid()),
             job.c.created_at,
+            lease.c.acquired_at,
             job.c.headers,
         )
         .join_from(job, lease, (lease.c.job_id == job.c.id) & (lease.c.shard == job.c.shard))

@@ -238,15 +238,17 @@ WITH ended AS MATERIALIZED (
     SELECT %(shard)s, job_id, token + 1, attempts + 1, %(worker)s, due_at, clock_timestamp(),
            clock_timestamp() + make_interval(secs => %(lease_s)s)
     FROM taken
-    RETURNING job_id, token, attempt, due_at
+    RETURNING job_id, token, attempt, due_at, acquired_at
 )
 SELECT lease.job_id, lease.token, jobs.queue, jobs.task, jobs.args::text, jobs.priority,
        lease.due_at, lease.attempt, jobs.max_attempts, jobs.idempotency_key, jobs.created_at,
-       jobs.headers
+       lease.acquired_at, jobs.headers
 FROM lease CROSS JOIN LATERAL (
     SELECT * FROM {schema}.jobs WHERE shard = %(shard)s AND id = lease.job_id OFFSET 0) AS jobs
 UNION ALL
-SELECT job_id, token, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM ended
+SELECT job_id, token, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+       NULL
+FROM ended
 WHERE NOT is_recorded AND (job_id, token) NOT IN (SELECT job_id, token FROM returned)
 """
 

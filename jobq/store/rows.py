@@ -123,7 +123,7 @@ def ended_attempt(row: Row) -> EndedAttempt:
 
 def claimed_job(row: Row) -> ClaimedJob:
     job_id, token, queue, task, args, priority, due_at, attempt, max_attempts, *more = row
-    key, created_at, headers = more
+    key, created_at, acquired_at, headers = more
     return ClaimedJob(
         lease=Lease(job_id, token),
         queue=queue,
@@ -135,6 +135,7 @@ def claimed_job(row: Row) -> ClaimedJob:
         max_attempts=max_attempts,
         idempotency_key=key,
         created_at=created_at.astimezone(UTC),
+        acquired_at=acquired_at.astimezone(UTC),
         headers=headers,
     )
 

@@ -150,7 +150,8 @@ FROM json_each(:taken)
 
 CLAIMED = """
 SELECT lease.job_id, lease.token, job.queue, job.task, job.args, job.priority, lease.due_at,
-       lease.attempt, job.max_attempts, job.idempotency_key, job.created_at, job.headers
+       lease.attempt, job.max_attempts, job.idempotency_key, job.created_at,
+       lease.acquired_at, job.headers
 FROM jobq_leases AS lease JOIN jobq_jobs AS job
   ON job.shard = lease.shard AND job.id = lease.job_id
 WHERE lease.shard = :shard
@@ -627,7 +628,8 @@ class SqliteStore(Store):
                         *row[7:9],
                         UUID(row[9]),
                         from_ms(row[10]),
-                        *row[11:],
+                        from_ms(row[11]),
+                        row[12],
                     )
                 )
                 for row in rows

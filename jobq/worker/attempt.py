@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import random
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any
@@ -15,6 +16,7 @@ from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, Refusal
 from jobq.handler import Handler
 from jobq.job import Bury, Fate, Job, Snooze
+from jobq.middleware import AttemptOutcome, AttemptResult, surrounding, tell
 from jobq.outside import Outside
 from jobq.protocol.budget import RetryBudget
 from jobq.protocol.failure import describe_error
@@ -55,10 +57,12 @@ class Attempt:
         budget: RetryBudget,
         report_progress: Callable[[Lease, Told], None] | None = None,
         processes: HandlerProcesses | None = None,
+        *,
+        is_child: bool = False,
     ) -> None:
         self.claimed = claimed
         self.fate = Fate()
-        self._job = Job(claimed, database, self.fate, task.results, report_progress)
+        self.job = Job(claimed, database, self.fate, task.results, report_progress)
         self.task = task
         self.database = database
         self._budget = budget
@@ -66,6 +70,9 @@ class Attempt:
         self._was_cancelled = False
         self._processes = processes
         self._in_child: Future[Report] | None = None
+        self._middleware = task.app.middleware
+        self._began_s = 0.0
+        self._is_told = is_child  # its worker tells
 
     @property
     def lease(self) -> Lease:
@@ -102,8 +109,9 @@ class Attempt:
     def interrupt(self) -> Report:
         """The worker stops and waits no longer. Return the report; the handler's is ignored."""
         self._cancel_handler()
-        return self._settled() or FailedAttempt(
-            self.lease, AttemptEnd.INTERRUPTED, STOPPED, retry_delay_s=0.0
+        return self._told(
+            self._settled()
+            or FailedAttempt(self.lease, AttemptEnd.INTERRUPTED, STOPPED, retry_delay_s=0.0)
         )
 
     def _cancel_handler(self) -> None:
@@ -115,11 +123,13 @@ class Attempt:
     async def run(self, relay: Relay) -> Report:
         """Run an `async def` handler; return the report, whatever the handler does."""
         self._running = asyncio.current_task()
+        self.begin()
         try:
-            if self.task.timeout_s is None:
-                await self._run_async(relay)
-            else:
-                await self._run_in_time(relay, self.task.timeout_s)
+            with surrounding(self._middleware, self.job):
+                if self.task.timeout_s is None:
+                    await self._run_async(relay)
+                else:
+                    await self._run_in_time(relay, self.task.timeout_s)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
             return self.ended(error)
         return self.ended(None)
@@ -137,12 +147,14 @@ class Attempt:
 
     def run_in_thread(self, relay: Relay) -> Report:
         """Run a `def` handler, here or in a child; return the report, whatever it does."""
+        self.begin()
         if self._processes is not None:
-            return self._run_in_child(self._processes)
+            return self._told(self._run_in_child(self._processes))
         if self.task.timeout_s is not None:
             self.fate.begin(self.task.timeout_s)
         try:
-            self._run_blocking(relay)
+            with surrounding(self._middleware, self.job):
+                self._run_blocking(relay)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler fails its job
             return self.ended(error)
         return self.ended(None)
@@ -172,13 +184,13 @@ class Attempt:
         if (policy := self.task.outside_effects) is not OutsideEffects.AT_LEAST_ONCE:
             await Outside(self.claimed, self.database, self.fate).begin_async(policy)
         if handler.effect_kind is None:
-            self._keep(await handler.function(*handler.leading(self._job, None), **arguments))
+            self._keep(await handler.function(*handler.leading(self.job, None), **arguments))
             return
         self.fate.is_boundary_open = True
         async with commit_effect_idempotent_async(
             self.database, self.lease, handler.effect_kind, relay, self.fate.at_commit
         ) as effect:
-            self._keep(await handler.function(*handler.leading(self._job, effect), **arguments))
+            self._keep(await handler.function(*handler.leading(self.job, effect), **arguments))
         self.fate.is_committed = True
 
     def _run_blocking(self, relay: Relay) -> None:
@@ -187,13 +199,13 @@ class Attempt:
         if (policy := self.task.outside_effects) is not OutsideEffects.AT_LEAST_ONCE:
             Outside(self.claimed, self.database, self.fate).begin(policy)
         if handler.effect_kind is None:
-            self._call(handler.leading(self._job, None), arguments)
+            self._call(handler.leading(self.job, None), arguments)
             return
         self.fate.is_boundary_open = True
         with commit_effect_idempotent(
             self.database, self.lease, handler.effect_kind, relay, self.fate.at_commit
         ) as effect:
-            self._call(handler.leading(self._job, effect), arguments)
+            self._call(handler.leading(self.job, effect), arguments)
         self.fate.is_committed = True
 
     def _call(self, leading: list[object], arguments: dict[str, Any]) -> None:
@@ -214,8 +226,41 @@ class Attempt:
             return
         self.fate.result = self.task.results.encode(returned)
 
+    def begin(self) -> None:
+        """The handler is about to be called."""
+        if self._middleware:
+            self._began_s = time.monotonic()
+
     def ended(self, error: BaseException | None) -> Report:
         """The handler returned, or raised this; return the report."""
+        return self._told(self._ended(error))
+
+    def _told(self, report: Report) -> Report:
+        """Have the middleware know what is reported, once."""
+        if self._middleware and not self._is_told:
+            self._is_told = True
+            result = self._result(report)
+            tell(self._middleware, lambda each: each.attempt_ended(self.job, result))
+        return report
+
+    def _result(self, report: Report) -> AttemptResult:
+        took_s = time.monotonic() - self._began_s
+        if isinstance(report, RefusedReport):
+            return AttemptResult(AttemptOutcome.REFUSED, took_s)
+        if not isinstance(report, FailedAttempt):
+            return AttemptResult(AttemptOutcome.COMMITTED, took_s)
+        is_dead = report.end is AttemptEnd.FAILED and (
+            report.retry_delay_s is None or self.claimed.attempt >= self.claimed.max_attempts
+        )
+        return AttemptResult(
+            AttemptOutcome(report.end.value),
+            took_s,
+            report.error,
+            None if is_dead else report.retry_delay_s,
+            is_dead,
+        )
+
+    def _ended(self, error: BaseException | None) -> Report:
         if isinstance(error, Refusal):
             self.fate.refusal = self.fate.refusal or error
         elif error is not None and self.fate.is_committed:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from jobq.commit import Relay, commit_effects_together, commit_effects_together_async
 from jobq.errors import UnreadableArguments
+from jobq.middleware import surrounding_batch
 from jobq.protocol.values import Lease
 from jobq.worker.attempt import Attempt
 from jobq.worker.reports import Report, Reports
@@ -68,7 +70,8 @@ class Batch:
         if not items:
             return reports
         try:
-            applied = self._apply(items)
+            with self._surrounding(items):
+                applied = self._apply(items)
         except BaseException as error:  # noqa: BLE001 - as of an attempt by itself
             if len(items) == 1:
                 applied = _gathered(attempt.ended(error) for attempt in items)
@@ -84,7 +87,8 @@ class Batch:
         if not items:
             return reports
         try:
-            applied = await self._apply_async(items)
+            with self._surrounding(items):
+                applied = await self._apply_async(items)
         except BaseException as error:  # noqa: BLE001
             if len(items) == 1 or isinstance(error, asyncio.CancelledError):
                 applied = _gathered(attempt.ended(error) for attempt in items)
@@ -100,6 +104,7 @@ class Batch:
         items: dict[Attempt, Any] = {}
         reports = Reports()
         for attempt in attempts:
+            attempt.begin()
             try:
                 (items[attempt],) = self.task.read(
                     attempt.claimed.task, attempt.claimed.args
@@ -107,6 +112,9 @@ class Batch:
             except UnreadableArguments as error:
                 reports.add(attempt.ended(error))
         return items, reports
+
+    def _surrounding(self, items: Iterable[Attempt]) -> AbstractContextManager[object]:
+        return surrounding_batch(self.task.app.middleware, [attempt.job for attempt in items])
 
     def _apply(self, items: dict[Attempt, Any]) -> Reports:
         handler = self.task.handler

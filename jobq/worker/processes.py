@@ -126,7 +126,9 @@ def _run_attempt(
 
     task = _task_of(*named)
     database = _database(where)
-    attempt = Attempt(claimed, task, database, _budget(named), _progress_writer(database))
+    attempt = Attempt(
+        claimed, task, database, _budget(named), _progress_writer(database), is_child=True
+    )
     with _limited_memory(memory_mb):
         return attempt.run_in_thread(Relay(lambda _, __: None))
 

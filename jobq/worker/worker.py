@@ -27,6 +27,7 @@ from typing import Any, Protocol, TypeVar
 from jobq.commit import Relay
 from jobq.database.base import Database, Link
 from jobq.errors import DatabaseUnavailable, InvalidTask
+from jobq.middleware import Middleware, tell
 from jobq.protocol.budget import RetryBudget
 from jobq.protocol.cursor import HIDDEN_S, ClaimCursor
 from jobq.protocol.fairness import LOWER_SHARE, begin_lower
@@ -112,10 +113,12 @@ class Worker:
         open_database: OpenDatabase,
         options: WorkerOptions,
         schedules: Sequence[Schedule] = (),
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         self.id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.options = options
         self._tasks = tasks
+        self._middleware = middleware
         self._database = open_database(
             max_connections=options.concurrency,
             idle_in_transaction_s=options.idle_in_transaction_s,
@@ -608,6 +611,7 @@ class Worker:
             assert self._loop is not None
             self._loop.call_later(BUSY_PAUSE_S, self._report_again, sent.again)
         for report in sent.refused:
+            tell(self._middleware, partial(_tell_refused, report))
             logger.warning(
                 "job %d: the attempt with token %d was refused (%s, %s); it changed nothing",
                 report.lease.job_id,
@@ -703,6 +707,7 @@ class Worker:
         if recovered.total == RECONCILE_LIMIT:
             self._next_reconcile_s = 0.0
         if recovered.total:
+            tell(self._middleware, lambda each: each.recovered(recovered))
             logger.warning(
                 "recovered expired leases: %d finalized (committed before), %d to be retried, "
                 "%d dead, %d ambiguous",
@@ -829,6 +834,10 @@ class Worker:
             )
             await asyncio.to_thread(self._control.abandon)
         return await answer
+
+
+def _tell_refused(report: RefusedReport, to: Middleware) -> None:
+    to.refused(report)
 
 
 def check_tasks(tasks: Mapping[str, Task[..., Any]], database: Database) -> None:

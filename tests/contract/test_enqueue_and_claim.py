@@ -333,7 +333,9 @@ def test_every_field_of_a_job_arrives(shop: Shop) -> None:
         max_attempts=32767,
         idempotency_key=status.idempotency_key,
         created_at=status.created_at,
+        acquired_at=first.acquired_at,
     )
+    assert first.due_at <= first.acquired_at <= first.due_at + timedelta(minutes=1)
     assert first.lease.job_id == job_id
     assert (status.queue, status.task, status.priority) == (first.queue, first.task, -32768)
     assert (status.max_attempts, status.attempts, status.worker) == (32767, 1, "A")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+import sentry_sdk
 from sqlalchemy import (
     Column,
     Engine,
@@ -368,6 +370,43 @@ def test_enqueueing(names: dict[str, Any], app: JobQueue) -> None:
     assert counts[State.SCHEDULED] == 2
     assert counts[State.CANCELLED] == 1
     assert counts[State.DONE] == 1 + 1 + 1 + 1000
+
+
+def test_middleware(names: dict[str, Any], app: JobQueue) -> None:
+    """The events go to a transport of the test's own: Sentry's server is not part of it."""
+    current_tenant: ContextVar[str] = ContextVar("current_tenant", default="acme")
+    run_page(
+        "docs/middleware.md",
+        examples("docs/middleware.md"),
+        names
+        | {
+            "current_tenant": current_tenant,
+        },
+    )
+    events: list[Any] = []
+
+    @app.task(max_attempts=2, retry=Retry(base_s=0.01))
+    def fail() -> None:
+        raise ValueError(f"for {current_tenant.get()}")
+
+    @app.task
+    def later() -> None:
+        raise Snooze(3600)
+
+    def keep(event: Any, _: object) -> None:
+        events.append(event)
+
+    sentry_sdk.init("http://key@127.0.0.1:9/1", before_send=keep, default_integrations=False)
+    try:
+        snoozed = later.enqueue()
+        with app.worker(poll_s=0.05):
+            assert fail.enqueue().wait(BOUND_S).state is State.DEAD
+    finally:
+        sentry_sdk.init()
+    assert snoozed.status().state is State.SCHEDULED
+    (event,) = events
+    assert event["exception"]["values"][0]["value"] == "for acme"
+    assert event["contexts"]["job"]["attempt"] == 2
 
 
 def test_testing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ DUE = datetime(2026, 1, 1, tzinfo=UTC)
 def claimed(job_id: int, queue: str = "default", priority: int = 0) -> ClaimedJob:
     due_at = DUE + timedelta(seconds=job_id)
     return ClaimedJob(
-        Lease(job_id, 1), queue, "task", "{}", priority, due_at, 1, 5, uuid4(), due_at
+        Lease(job_id, 1), queue, "task", "{}", priority, due_at, 1, 5, uuid4(), due_at, due_at
     )
 
 

@@ -5,15 +5,40 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from sqlalchemy import Connection, insert
 
-from jobq import Job, JobQueue
+from jobq import Job, JobQueue, JobRequest, Middleware
 from tests.worker.charges import ledger
 
 app = JobQueue()
 WAIT_S = 60.0
+mark_of: ContextVar[str] = ContextVar("mark_of", default="")
+
+
+class Marks(Middleware):
+    def enqueue(self, request: JobRequest, headers: dict[str, str]) -> None:
+        headers["mark"] = "from the header"
+
+    @contextmanager
+    def attempt(self, job: Job) -> Iterator[None]:
+        token = mark_of.set(job.headers["mark"])
+        try:
+            yield
+        finally:
+            mark_of.reset(token)
+
+
+app.use(Marks())
+
+
+@app.task(process=True)
+def marked() -> str:
+    return mark_of.get()
 
 
 @app.task(process=True)
