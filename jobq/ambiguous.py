@@ -43,7 +43,8 @@ class AmbiguousJobs:
                 f"resolution {resolution!r}: use {', '.join(map(repr, map(str, Resolution)))}"
             ) from None
         database = self._app.database
-        if database.run(resolve(database.store.portable, job, decided)):
+        step = resolve(database.store.portable, job, decided)
+        if self._app.act("job.resolve", job.id, step, decided.value):
             return True
         if database.run(database.store.job(job.id)) is None:
             raise JobNotFound(f"there is no job {job.id} in this database")

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
@@ -29,6 +30,7 @@ from jobq.dead import DeadJobs
 from jobq.errors import InvalidOption, InvalidTask, JobNotFound
 from jobq.handler import check_process, inspect_handler
 from jobq.job import Job
+from jobq.jobs import Audit, Jobs, Workers
 from jobq.middleware import Middleware, with_headers
 from jobq.models import DEFAULT_SCHEMA
 from jobq.protocol.breaker import Breaker
@@ -49,6 +51,7 @@ from jobq.protocol.values import EndedAttempt, JobRequest, JobStatus, Progress
 from jobq.protocol.versions import Upgrade, check_version, read_stored
 from jobq.queues import Queues
 from jobq.schedules import MissedName, Schedules, missed_of
+from jobq.store.audit import audited
 from jobq.store.base import Store
 from jobq.store.deadlines import set_deadlines
 from jobq.store.flow import enqueue_flow
@@ -81,6 +84,8 @@ D = TypeVar(
     psycopg.AsyncConnection[Any],
     sqlite3.Connection,
 )
+
+_actor: ContextVar[str | None] = ContextVar("jobq_actor", default=None)
 
 SCHEMA_VARIABLE = "JOBQ_SCHEMA"
 DEFAULT_MAX_ARGS_BYTES = 256 * 1024
@@ -136,6 +141,12 @@ class JobQueue:
         """The periodic jobs."""
         self.queues = Queues(self)
         """The queues, to be paused and resumed."""
+        self.jobs = Jobs(self)
+        """All jobs, to be looked at."""
+        self.workers = Workers(self)
+        """The workers, wherever they run."""
+        self.audit = Audit(self)
+        """What was done by hand."""
 
     # -- tasks
 
@@ -525,7 +536,32 @@ class JobQueue:
         A job that waits never runs. One that runs is told (an `async def` handler is cancelled)
         and its commit is refused, unless it came first. Raises JobNotFound.
         """
-        return self.database.run(self._store.cancel(job_id))
+        return self.act("job.cancel", job_id, self._store.cancel(job_id))
+
+    # -- what is done by hand
+
+    @contextmanager
+    def acting_as(self, actor: str) -> Iterator[Self]:
+        """Keep an account of what is done in a block, in this thread or task, under a name.
+
+            with app.acting_as("ada@example.org"):
+                app.queues.pause("billing")
+
+        Each action that changes something (cancel, retry, pause, resolve, ...) leaves a row in
+        `app.audit`, in its own transaction. Nothing else is told of.
+        """
+        token = _actor.set(actor)
+        try:
+            yield self
+        finally:
+            _actor.reset(token)
+
+    def act(self, action: str, subject: object, step: Step[T], details: str | None = None) -> T:
+        """Run the step of an action that somebody takes by hand; see `acting_as`."""
+        actor = _actor.get()
+        if actor is not None:
+            step = audited(self._store.portable, actor, action, str(subject), details, step)
+        return self.database.run(step)
 
     # -- workers
 

@@ -50,9 +50,12 @@ class DeadJobs:
         whoever held a lease of its earlier life is still refused. Return False if it was not dead
         any more, or has died again since: then nothing was changed.
         """
-        database = self._app.database
-        portable = database.store.portable
-        return bool(database.run(revive(portable, [job.id], token=job.token)))
+        portable = self._app.database.store.portable
+
+        def retry() -> Step[bool]:
+            return bool((yield from revive(portable, [job.id], token=job.token)))
+
+        return self._app.act("dead.retry", job.id, retry())
 
     def retry_all(
         self,
@@ -74,7 +77,8 @@ class DeadJobs:
         portable = database.store.portable
         count = after = 0
         while job_ids := database.run(dead_ids(portable, wanted, after, JOBS_PER_TRANSACTION)):
-            count += len(database.run(revive(portable, job_ids, spread_s=spread_s)))
+            step = revive(portable, job_ids, spread_s=spread_s)
+            count += len(self._app.act("dead.retry", f"{len(job_ids)} jobs", step, str(job_ids)))
             after = job_ids[-1]
         return count
 
@@ -103,4 +107,4 @@ class DeadJobs:
                 return None
             return (yield from self._app.enqueueing([request]))[0]
 
-        return self._app.database.run(replace())
+        return self._app.act("dead.replace", job.id, replace(), ", ".join(arguments))

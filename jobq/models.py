@@ -479,7 +479,7 @@ class AuditedAction(Base):
     __tablename__ = "audit"
     __table_args__ = (Index("jobq_audit_idx", "done_at"),)
 
-    id: Mapped[UUID] = mapped_column(Uuid().with_variant(String(36), "sqlite"), primary_key=True)
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
     shard: Mapped[int] = _shard()
     done_at: Mapped[datetime] = mapped_column(Instant)
     actor: Mapped[str] = mapped_column(Text)

@@ -39,8 +39,9 @@ class Queues:
                 f"until {until} has no time zone: pass an aware datetime, as in "
                 "datetime.now(UTC) + timedelta(hours=1)"
             )
-        database = self._app.database
-        database.run(steps.pause(database.store.portable, queue, until))
+        step = steps.pause(self._app.database.store.portable, queue, until)
+        details = None if until is None else f"until {until.isoformat()}"
+        self._app.act("queue.pause", queue, step, details)
 
     def resume(self, queue: str) -> bool:
         """End the queue's pause, and wake the workers that sleep; return whether it was paused."""
@@ -51,4 +52,4 @@ class Queues:
             yield from store.wake()
             return was_paused
 
-        return self._app.database.run(resume_and_wake())
+        return self._app.act("queue.resume", queue, resume_and_wake())

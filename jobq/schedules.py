@@ -54,25 +54,27 @@ class Schedules:
         changes: dict[str, Any] = {"cron": cron, "timezone": timezone, "request": request}
         changes["missed"] = None if missed is None else missed_of(missed)
         given = {key: value for key, value in changes.items() if value is not None}
-        return self._app.database.run(steps.edit(self._portable, name, **given))
+        step = steps.edit(self._portable, name, **given)
+        return self._app.act("schedule.edit", name, step, ", ".join(given))
 
     def pause(self, name: str) -> None:
         """Have it make no jobs until it is resumed."""
-        self._app.database.run(steps.pause(self._portable, name))
+        self._app.act("schedule.pause", name, steps.pause(self._portable, name))
 
     def resume(self, name: str) -> None:
         """Have it go on with its first tick after now."""
-        self._app.database.run(steps.resume(self._portable, name))
+        self._app.act("schedule.resume", name, steps.resume(self._portable, name))
 
     def run_now(self, name: str) -> JobHandle:
         """Enqueue its job now, beside its ticks; paused or not."""
-        job_id = self._app.database.run(steps.run_now(self._app.database.store, name))
+        step = steps.run_now(self._app.database.store, name)
+        job_id = self._app.act("schedule.run", name, step)
         return JobHandle(job_id, self._app)
 
     def delete(self, name: str) -> None:
         """Delete a schedule; its jobs stay. One that the code declares comes back with the next
         worker that starts."""
-        self._app.database.run(steps.remove(self._portable, name))
+        self._app.act("schedule.delete", name, steps.remove(self._portable, name))
 
     @property
     def _portable(self) -> Any:

@@ -32,7 +32,9 @@ class _ReportsByJobId(Store):
         believed = [replace(told, lease=now) for told, now in zip(failures, leases, strict=True)]
         return (yield from super().fail(believed))
 
-    def heartbeat(self, worker: str, leases: Sequence[Lease], lease_s: float) -> Step[Heartbeat]:
+    def heartbeat(
+        self, worker: str, leases: Sequence[Lease], lease_s: float, about: str | None = None
+    ) -> Step[Heartbeat]:
         now = yield from self._leases_now(leases)
         return (yield from super().heartbeat(worker, now, lease_s))
 

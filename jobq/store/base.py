@@ -113,9 +113,14 @@ class Store(ABC):
     def unknown_tasks(self, *, queues: Sequence[str], tasks: Sequence[str]) -> Step[list[str]]:
         """Return tasks of ready jobs that are not among `tasks`."""
 
-    def heartbeat(self, worker: str, leases: Sequence[Lease], lease_s: float) -> Step[Heartbeat]:
-        """Extend the leases to `lease_s` seconds from now; say which are lost or cancelled."""
-        yield from self._see_worker(worker)
+    def heartbeat(
+        self, worker: str, leases: Sequence[Lease], lease_s: float, about: str | None = None
+    ) -> Step[Heartbeat]:
+        """Extend the leases to `lease_s` seconds from now; say which are lost or cancelled.
+
+        `about`: what the worker says of itself, kept from its first heartbeat.
+        """
+        yield from self._see_worker(worker, about)
         if not leases:
             return Heartbeat(frozenset(), frozenset())
         yield from self._extend(leases, lease_s)
@@ -389,7 +394,7 @@ class Store(ABC):
     # -- what the steps above are made of, one statement or a few each
 
     @abstractmethod
-    def _see_worker(self, worker: str) -> Step[None]: ...
+    def _see_worker(self, worker: str, about: str | None) -> Step[None]: ...
 
     @abstractmethod
     def _extend(self, leases: Sequence[Lease], lease_s: float) -> Step[None]: ...

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
-from jobq.store.portable import Portable
+from jobq.store.portable import Portable, now
 from jobq.store.step import Step
 
 
@@ -34,3 +34,15 @@ def take_out(portable: Portable, job_id: int) -> Step[tuple[int, int] | None]:
                 attempts, token = taken[0]
                 return attempts, token
     return None
+
+
+def make_due(portable: Portable, job_id: int) -> Step[bool]:
+    """Have a job that waits for its time be due now; return whether it did."""
+    scheduled = portable.tables.scheduled
+    rows = yield from portable.run(
+        update(scheduled)
+        .where(scheduled.c.shard == portable.shard, scheduled.c.job_id == job_id)
+        .values(run_at=now())
+        .returning(scheduled.c.job_id)
+    )
+    return bool(rows)

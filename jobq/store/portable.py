@@ -11,7 +11,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Dialect, Executable, Table
+from sqlalchemy import Dialect, Double, Executable, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.dialects.sqlite import pysqlite
@@ -43,6 +43,20 @@ class seconds_later(FunctionElement[Any]):  # noqa: N801
     inherit_cache = True
 
 
+class seconds_between(FunctionElement[Any]):  # noqa: N801
+    """`seconds_between(earlier, later)`, a float."""
+
+    type = Double()
+    inherit_cache = True
+
+
+class minute_of(FunctionElement[Any]):  # noqa: N801
+    """The minute in which an instant lies: its beginning."""
+
+    type = Instant()
+    inherit_cache = True
+
+
 @compiles(now, "postgresql")
 def _now_on_postgresql(element: now, compiler: SQLCompiler, **_: Any) -> str:
     return "clock_timestamp()"
@@ -63,6 +77,30 @@ def _later_on_postgresql(element: seconds_later, compiler: SQLCompiler, **keywor
 def _later_on_sqlite(element: seconds_later, compiler: SQLCompiler, **keywords: Any) -> str:
     instant, seconds = (compiler.process(each, **keywords) for each in element.clauses)
     return f"({instant} + CAST(round({seconds} * 1000) AS INTEGER))"
+
+
+@compiles(seconds_between, "postgresql")
+def _between_on_postgresql(element: seconds_between, compiler: SQLCompiler, **keywords: Any) -> str:
+    earlier, later = (compiler.process(each, **keywords) for each in element.clauses)
+    return f"extract(epoch FROM {later} - {earlier})::float8"
+
+
+@compiles(seconds_between, "sqlite")
+def _between_on_sqlite(element: seconds_between, compiler: SQLCompiler, **keywords: Any) -> str:
+    earlier, later = (compiler.process(each, **keywords) for each in element.clauses)
+    return f"(({later} - {earlier}) / 1000.0)"
+
+
+@compiles(minute_of, "postgresql")
+def _minute_on_postgresql(element: minute_of, compiler: SQLCompiler, **keywords: Any) -> str:
+    (instant,) = (compiler.process(each, **keywords) for each in element.clauses)
+    return f"date_trunc('minute', {instant})"
+
+
+@compiles(minute_of, "sqlite")
+def _minute_on_sqlite(element: minute_of, compiler: SQLCompiler, **keywords: Any) -> str:
+    (instant,) = (compiler.process(each, **keywords) for each in element.clauses)
+    return f"({instant} / 60000 * 60000)"
 
 
 class Portable:

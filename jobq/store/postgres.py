@@ -283,8 +283,8 @@ ORDER BY task
 """
 
 SEE_WORKER = """
-INSERT INTO {schema}.workers (shard, id, started_at, seen_at)
-VALUES (%(shard)s, %(worker)s, clock_timestamp(), clock_timestamp())
+INSERT INTO {schema}.workers (shard, id, started_at, seen_at, about)
+VALUES (%(shard)s, %(worker)s, clock_timestamp(), clock_timestamp(), %(about)s)
 ON CONFLICT (shard, id) DO UPDATE SET seen_at = excluded.seen_at
 """
 
@@ -782,8 +782,8 @@ class PostgresStore(Store):
         rows = (yield self._statement(REVISION)) if is_migrated else ()
         return rows[0][0] if rows else None
 
-    def _see_worker(self, worker: str) -> Step[None]:
-        yield self._statement(SEE_WORKER, worker=worker)
+    def _see_worker(self, worker: str, about: str | None) -> Step[None]:
+        yield self._statement(SEE_WORKER, worker=worker, about=about)
 
     def _extend(self, leases: Sequence[Lease], lease_s: float) -> Step[None]:
         yield self._statement(EXTEND, lease_s=lease_s, **_named(leases))

@@ -169,7 +169,8 @@ ORDER BY task
 """
 
 SEE_WORKER = f"""
-INSERT INTO jobq_workers (shard, id, started_at, seen_at) VALUES (:shard, :worker, {NOW}, {NOW})
+INSERT INTO jobq_workers (shard, id, started_at, seen_at, about)
+VALUES (:shard, :worker, {NOW}, {NOW}, :about)
 ON CONFLICT (shard, id) DO UPDATE SET seen_at = excluded.seen_at
 """
 
@@ -549,8 +550,8 @@ class SqliteStore(Store):
         rows = (yield self._statement(REVISION)) if is_migrated else ()
         return rows[0][0] if rows else None
 
-    def _see_worker(self, worker: str) -> Step[None]:
-        yield self._statement(SEE_WORKER, worker=worker)
+    def _see_worker(self, worker: str, about: str | None) -> Step[None]:
+        yield self._statement(SEE_WORKER, worker=worker, about=about)
 
     def _extend(self, leases: Sequence[Lease], lease_s: float) -> Step[None]:
         yield self._statement(EXTEND, leases=_named(leases), lease_ms=_ms(lease_s))

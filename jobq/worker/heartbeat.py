@@ -32,13 +32,19 @@ class HeartbeatThread:
     """
 
     def __init__(
-        self, database: Database, worker: str, lease_s: float, tell: Callable[[Heartbeat], None]
+        self,
+        database: Database,
+        worker: str,
+        lease_s: float,
+        tell: Callable[[Heartbeat], None],
+        about: str | None = None,
     ) -> None:
         self._link = database.link()
         self._store = database.store
         self._worker = worker
         self._lease_s = lease_s
         self._tell = tell
+        self._about = about
         self._extended_s: dict[Lease, float] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -111,7 +117,8 @@ class HeartbeatThread:
                 for lease, extended_s in self._extended_s.items()
                 if began_s - extended_s >= self._lease_s / 3
             ]
-        learned = self._link.run(self._store.heartbeat(self._worker, due, self._lease_s))
+        step = self._store.heartbeat(self._worker, due, self._lease_s, self._about)
+        learned = self._link.run(step)
         with self._lock:
             for lease in due:
                 if lease in self._extended_s and lease not in learned.lost:

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Protocol, TypeVar
 
 from jobq.commit import Relay
@@ -43,6 +44,7 @@ from jobq.protocol.values import (
     Recovered,
     RefusedReport,
 )
+from jobq.protocol.views import WorkerAbout
 from jobq.store.base import LISTEN_AGAIN_S, NOTHING
 from jobq.store.deadlines import bury_late
 from jobq.store.step import Step
@@ -126,8 +128,11 @@ class Worker:
         check_tasks(tasks, self._database)
         self._control: Link = self._database.link(listens=True)
         self._control_thread = ThreadPoolExecutor(1, thread_name_prefix="jobq-control")
+        about = WorkerAbout(
+            options.names, options.concurrency, options.lease_s, len(tasks), version("jobq")
+        )
         self._heartbeat = HeartbeatThread(
-            self._database, self.id, options.lease_s, self._tell_from_thread
+            self._database, self.id, options.lease_s, self._tell_from_thread, about.encode()
         )
         self._work = Workload(options.concurrency, self._is_stale)
         self._handler_threads = HandlerThreads(

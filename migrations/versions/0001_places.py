@@ -330,7 +330,7 @@ def upgrade() -> None:
     )
     create_table(
         "audit",
-        column("id", sa.String(36) if on_sqlite() else sa.Uuid()),
+        column("id", text),
         shard(),
         column("done_at", instant),
         column("actor", text),

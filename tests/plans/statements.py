@@ -170,7 +170,7 @@ STATEMENTS = (
         by("ready", "ready_pkey", "queue"),
         rows=1000,
     ),
-    Hot("SEE_WORKER", {"worker": "w"}),
+    Hot("SEE_WORKER", {"worker": "w", "about": None}),
     Hot("EXTEND", {**LEASES, "lease_s": 30.0}, LEASE_KEY),
     Hot("HELD", LEASES, LEASE_KEY),
     Hot("COMMIT_RECORD", {"job_id": LEASED[8], "token": 1}, LEASE_KEY, ANYWHERE, 1),
