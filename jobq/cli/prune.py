@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 
 import click
 from click.core import ParameterSource
 
 from jobq.cli import options
+from jobq.cli.operator import Seconds
 from jobq.cli.worker import load_app
 from jobq.database.base import Database
 from jobq.database.open import open_database
 from jobq.database.url import parse_url
-from jobq.protocol.retention import DAY_S, HOUR_S, MINUTE_S, Retention, RetentionPolicy
+from jobq.protocol.retention import Retention, RetentionPolicy
 from jobq.protocol.states import Outcome
 
 BATCH = 1_000
-UNITS_S = {"s": 1.0, "m": MINUTE_S, "h": HOUR_S, "d": DAY_S}
-
-
-class Age(click.ParamType[float]):
-    """A time like 30d, 12h, 90m or 7200s, in seconds."""
-
-    name = "age"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        found = re.fullmatch(r"(\d{1,12})([smhd])", str(value).strip())
-        if found is None:
-            self.fail(f"{value!r} is not an age: write number and unit, as in 30d or 12h", param)
-        return int(found[1]) * UNITS_S[found[2]]
 
 
 @click.command()
@@ -41,7 +26,7 @@ class Age(click.ParamType[float]):
 @options.schema
 @click.option(
     "--older-than",
-    type=Age(),
+    type=Seconds(),
     metavar="AGE",
     help="Instead of the tasks' own times: 30d, 12h, 90m. Of every task in the database.",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from importlib.metadata import version
 
 import click
@@ -12,11 +13,21 @@ COMMANDS = {
     "upgrade": ("jobq.cli.schema", "Create or upgrade jobq's tables."),
     "downgrade": ("jobq.cli.schema", "Take jobq's tables back, or away."),
     "check": ("jobq.cli.schema", "Tell whether the database is ready for this version."),
+    "doctor": ("jobq.cli.doctor", "Look for what endangers the promise, and for broken rows."),
     "worker": ("jobq.cli.worker", "Run jobs until stopped."),
+    "enqueue": ("jobq.cli.enqueue", "Enqueue a job."),
+    "jobs": ("jobq.cli.jobs", "Look at jobs; retry, cancel or wait for them."),
+    "dead": ("jobq.cli.dead", "Look at dead jobs, and have them run again."),
+    "queues": ("jobq.cli.queues", "Look at queues, pause and resume them."),
+    "schedules": ("jobq.cli.queues", "Look at periodic jobs; run, pause and resume them."),
+    "workers": ("jobq.cli.queues", "List the workers."),
+    "audit": ("jobq.cli.queues", "List what was done by hand."),
+    "reconcile": ("jobq.cli.enqueue", "Recover expired leases now."),
     "prune": ("jobq.cli.prune", "Delete ended jobs that were kept for their time."),
     "fm": ("jobq.cli.fm", "List the failure modes, and play them live."),
     "bench": ("jobq.cli.bench", "Measure jobq on your database, in a minute."),
     "demo": ("jobq.cli.demo", "Charge 500 accounts while workers are killed and frozen."),
+    "completion": ("jobq.cli.completion", "Print a script that completes commands."),
 }
 
 
@@ -49,8 +60,11 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("jobq"), prog_name="jobq")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """A job queue on PostgreSQL and SQLite whose effects happen exactly once.
 
     The database is named by --database-url or JOBQ_DATABASE_URL.
     """
+    if os.environ.get("NO_COLOR"):
+        context.color = False

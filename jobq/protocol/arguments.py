@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -106,6 +106,31 @@ class Arguments:
                 f"task {self._task!r}: the stored arguments do not fit the handler, which takes "
                 f"{self._signature} ({error}); was its signature changed under enqueued jobs?"
             ) from error
+
+    def of_texts(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Return arguments that a person wrote: each as JSON if its type can be read from that,
+        else as the text that it is. Raises InvalidArguments."""
+        self._signature_takes(texts)
+        found = {}
+        for name, text in texts.items():
+            wanted = _type_of(self._signature.parameters[name])
+            try:
+                found[name] = msgspec.json.decode(text, type=wanted, dec_hook=from_json)
+            except msgspec.MsgspecError:
+                try:
+                    found[name] = msgspec.convert(text, wanted, dec_hook=from_json)
+                except msgspec.MsgspecError as error:
+                    raise InvalidArguments(
+                        f"task {self._task!r}: argument {name} is {_shown(text)}: {error}"
+                    ) from error
+        return found
+
+    def _signature_takes(self, names: Iterable[str]) -> None:
+        unknown = [name for name in names if name not in self._signature.parameters]
+        if unknown:
+            raise InvalidArguments(
+                f"task {self._task!r} takes {self._signature}: there is no {', '.join(unknown)}"
+            )
 
     def complete(self, encoded: str) -> dict[str, Any]:
         """Return what the handler sees of a stored job: its keyword arguments, and the defaults of
