@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import case, delete, func, or_, select
 
 from jobq.protocol.limits import Line
 from jobq.store.portable import Portable, now
@@ -48,7 +48,12 @@ def pause(portable: Portable, queue: str, resumes_at: datetime | None) -> Step[N
     )
     yield from portable.run(
         row.on_conflict_do_update(
-            index_elements=["shard", "queue"], set_={"resumes_at": resumes_at}
+            index_elements=["shard", "queue"],
+            set_={
+                # Of a pause whose time is over this is another.
+                "paused_at": case((table.c.resumes_at <= now(), now()), else_=table.c.paused_at),
+                "resumes_at": resumes_at,
+            },
         )
     )
 
