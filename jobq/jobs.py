@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING
 
 from jobq.errors import InvalidOption, JobNotFound
 from jobq.protocol.states import State
-from jobq.protocol.views import AuditedAction, JobFilter, JobLife, JobPage, Recent, WorkerStatus
+from jobq.protocol.views import (
+    AuditedAction,
+    Integrity,
+    JobFilter,
+    JobLife,
+    JobPage,
+    Recent,
+    WorkerStatus,
+)
 from jobq.store.audit import audit
 from jobq.store.dead import revive
 from jobq.store.in_line import make_due
+from jobq.store.integrity import integrity
 from jobq.store.listing import all_workers, job_life, list_jobs
 from jobq.store.recent import recent
 from jobq.store.step import Step
@@ -83,6 +92,11 @@ class Jobs:
             raise InvalidOption(f"minutes {minutes}: use 1 to {MOST_MINUTES}")
         database = self._app.database
         return database.run(recent(database.store.portable, minutes))
+
+    def integrity(self) -> Integrity:
+        """Return how leases stand, and which attempts were refused or recovered lately."""
+        database = self._app.database
+        return database.run(integrity(database.store.portable))
 
 
 class Workers:

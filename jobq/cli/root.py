@@ -13,6 +13,7 @@ COMMANDS = {
     "upgrade": ("jobq.cli.schema", "Create or upgrade jobq's tables."),
     "downgrade": ("jobq.cli.schema", "Take jobq's tables back, or away."),
     "check": ("jobq.cli.schema", "Tell whether the database is ready for this version."),
+    "dashboard": ("jobq.cli.dashboard", "Serve the dashboard."),
     "doctor": ("jobq.cli.doctor", "Look for what endangers the promise, and for broken rows."),
     "worker": ("jobq.cli.worker", "Run jobs until stopped."),
     "enqueue": ("jobq.cli.enqueue", "Enqueue a job."),

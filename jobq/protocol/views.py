@@ -322,3 +322,59 @@ class AuditedAction:
     subject: str
     """The job's id, the name of the queue or of the schedule."""
     details: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLease:
+    """A lease in a list."""
+
+    job_id: int
+    task: str
+    token: int
+    attempt: int
+    worker: str
+    acquired_at: datetime
+    lease_expires_at: datetime
+    is_expired: bool
+    has_fate: bool
+    """COMMITTED and not yet DONE; or cancelled, and not yet told."""
+
+
+@dataclass(frozen=True, slots=True)
+class LateAttempt:
+    """A refused attempt in a list."""
+
+    job_id: int
+    token: int
+    stage: str
+    worker: str
+    reason: str
+    refused_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredAttempt:
+    """An attempt that a reconciler ended."""
+
+    job_id: int
+    token: int
+    worker: str
+    end: AttemptEnd
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Integrity:
+    """Whether the promise is kept, and what keeping it took."""
+
+    leases_held: int
+    leases_expired: int
+    committed_not_done: int
+    refused: Mapping[str, int]
+    """Attempts that were refused in the last 24 hours, by reason."""
+    recovered: Mapping[AttemptEnd, int]
+    """Attempts that reconcilers ended in the last 24 hours: healed, or expired."""
+    leases: Sequence[OpenLease]
+    """Some of those held, the first to expire first."""
+    late: Sequence[LateAttempt]
+    recoveries: Sequence[RecoveredAttempt]
