@@ -50,8 +50,10 @@ def lines(
         for v in (0.0, top / 2, top)
     ]
     for number in range(0, len(times), max(1, len(times) // 4)):
+        # At the edge there is no room for half of it.
+        anchor = "end" if x(number) > WIDTH - RIGHT - 20 else "middle"
         parts.append(
-            f'<text class="tick" x="{x(number):.1f}" y="{HEIGHT - 6}" text-anchor="middle">'
+            f'<text class="tick" x="{x(number):.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">'
             f"{times[number]:%H:%M}</text>"
         )
     for one in series:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from markupsafe import Markup
+
 THOUSANDS = ((1e9, "G"), (1e6, "M"), (1e4, "k"))
 
 
@@ -26,9 +28,13 @@ def seconds(value: float | None) -> str:
     return f"{value * 1000:.3g} ms"
 
 
-def clock(moment: datetime | None) -> str:
+def clock(moment: datetime | None) -> Markup:
     """To the second, in UTC as the database says it."""
-    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+    if moment is None:
+        return Markup("")
+    return Markup('<time datetime="{}">{}</time>').format(
+        moment.isoformat(), f"{moment:%Y-%m-%d %H:%M:%S}"
+    )
 
 
 def ago(moment: datetime | None, at: datetime) -> str:

@@ -181,18 +181,22 @@ class JobLife:
         if record is None:
             return []
         told = []
+        # It is not in the history, and there is none after it.
+        attempt = self.status.attempts if record.outcome is Outcome.COMMITTED else None
         is_told = self.lease is not None or any(
             one.token == record.token and one.worker for one in self.attempts
         )
         if record.acquired_at is not None and not is_told:
-            told.append(Happening(record.acquired_at, "claimed", record.token, None, record.worker))
+            told.append(
+                Happening(record.acquired_at, "claimed", record.token, attempt, record.worker)
+            )
         finalized = self.finalized_by
         told.append(
             Happening(
                 record.recorded_at,
                 record.outcome.value,
                 record.token,
-                None,
+                attempt,
                 record.worker,
                 f"finalized by {finalized}" if finalized else "",
             )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from jobq.cli.root import COMMANDS
 from jobq.revisions import revisions
 
 APP = """
@@ -122,3 +127,49 @@ def test_a_worker_of_an_older_version_is_told_so(tmp_path: Path, sqlite_url: str
     assert "upgrade the jobq package" in refusal(
         jobq(tmp_path, "worker", "shop:app", url=sqlite_url)
     )
+
+
+def test_every_command_is_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    for name in COMMANDS:
+        assert f"`jobq {name}" in page, name
+
+
+class TestDashboard:
+    @pytest.mark.parametrize("host", ["0.0.0.0", "10.1.2.3", "jobs.example"])
+    def test_open_to_others_it_needs_a_token(
+        self, tmp_path: Path, sqlite_url: str, host: str
+    ) -> None:
+        refused = refusal(jobq(tmp_path, "dashboard", "--host", host, url=sqlite_url))
+        assert "pass --token-file" in refused
+
+    def test_it_serves(self, tmp_path: Path, sqlite_url: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jobq", "dashboard", "--port", str(port)],
+            env={**os.environ, "JOBQ_DATABASE_URL": sqlite_url},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert "read-only" in process.stdout.readline()
+            address = f"http://127.0.0.1:{port}/workers"
+            deadline_s = time.monotonic() + 30
+            while True:
+                try:
+                    page = urllib.request.urlopen(address).read().decode()
+                    break
+                except urllib.error.URLError:
+                    assert time.monotonic() < deadline_s
+                    time.sleep(0.05)
+            assert "No worker was seen yet" in page
+            elsewhere = urllib.request.Request(address, headers={"host": "evil.example"})
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                urllib.request.urlopen(elsewhere)
+        finally:
+            process.terminate()
+            process.wait(30)
+            process.stdout.close()  # type: ignore[union-attr]

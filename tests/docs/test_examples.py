@@ -25,6 +25,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.orm import Session
+from starlette.testclient import TestClient
 
 from jobq import InvalidArguments, Job, JobQueue, Retry, Snooze, State
 from jobq.protocol.outside import step_key
@@ -407,6 +408,13 @@ def test_middleware(names: dict[str, Any], app: JobQueue) -> None:
     (event,) = events
     assert event["exception"]["values"][0]["value"] == "for acme"
     assert event["contexts"]["job"]["attempt"] == 2
+
+
+def test_dashboard(names: dict[str, Any]) -> None:
+    run_page("docs/dashboard.md", examples("docs/dashboard.md"), names)
+    client = TestClient(names["service"])
+    assert client.get("/ops/jobs/").status_code == 403
+    assert client.get("/ops/jobs/", headers={"x-forwarded-user": "ada"}).status_code == 200
 
 
 def test_testing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
