@@ -17,6 +17,7 @@ import click
 from bench import (
     backlog,
     claim,
+    dashboard,
     effect,
     enqueue,
     held,
@@ -47,6 +48,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Figure]]] = {
     "idle": idle.run,
     "memory": memory.run,
     "sqlite": sqlite.run,
+    "dashboard": dashboard.run,
     "peers": suite.run,
 }
 ON_FILES = ("sqlite",)

@@ -14,6 +14,11 @@ from typing import Literal
 from bench.harness import Figure, number
 
 RATIO = "x"
+DASHBOARD_PAGES = (
+    *("overview", "queues", "jobs", "jobs, done", "jobs, ready", "jobs, scheduled"),
+    *("jobs, of no queue", "jobs, by argument", "job", "dead", "dead, of no error", "schedules"),
+    *("workers", "integrity", "audit"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ BUDGETS = (
     Budget("idle", "idle worker, resident memory", "<=", 80, "MB"),
     # "Flat": what keeps a single object per job, of any kind, is well above ten bytes a job.
     Budget("memory", "growth over 1 M jobs", "<=", 1, "MB per 100 k"),
+    *(Budget("dashboard", f"page {page}, p95", "<=", 200, "ms") for page in DASHBOARD_PAGES),
 )
 
 Measured = Mapping[str, Sequence[Figure] | str]

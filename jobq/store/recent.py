@@ -17,7 +17,7 @@ from jobq.protocol.views import Minute, Recent
 from jobq.store.portable import Portable, minute_of, now, seconds_between
 from jobq.store.step import Row, Step
 
-SAMPLE = 10_000
+SAMPLE = 4_000
 """Of so many commits, the newest, the times are looked at."""
 
 

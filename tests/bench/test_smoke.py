@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import __main__ as cli
-from bench import claim, held, idle, memory, pickup, steady
+from bench import claim, dashboard, held, idle, memory, pickup, steady
 from bench.budgets import BUDGETS
 
 
@@ -17,6 +17,7 @@ from bench.budgets import BUDGETS
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (claim, "SAMPLES", 5),
+        (dashboard, "SAMPLES", 2),
         (held, "LOTS", 2),
         (idle, "SETTLE_S", 0.0),
         (idle, "WATCHED_S", 0.5),
@@ -31,7 +32,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["backlog", "held", "claim", "wakeups", "steady", "idle", "memory", "pickup"]
+    "name",
+    ["backlog", "held", "claim", "wakeups", "steady", "idle", "memory", "pickup", "dashboard"],
 )
 def test_it_measures_what_its_budgets_name(name: str, postgres_url: str) -> None:
     options = [name, "--repeat", "1", "--json", "--database-url", postgres_url]
