@@ -47,10 +47,11 @@ WITH taken AS (
     FROM taken
     ON CONFLICT (shard, job_id) DO UPDATE
     SET token = leases.token + 1, attempt = leases.attempt + 1, worker = excluded.worker
-    RETURNING job_id, token, attempt, due_at
+    RETURNING job_id, token, attempt, due_at, acquired_at
 )
 SELECT lease.job_id, lease.token, jobs.queue, jobs.task, jobs.args::text, jobs.priority,
-       lease.due_at, lease.attempt, jobs.max_attempts, jobs.idempotency_key, jobs.created_at
+       lease.due_at, lease.attempt, jobs.max_attempts, jobs.idempotency_key, jobs.created_at,
+       lease.acquired_at, jobs.headers
 FROM lease JOIN {schema}.jobs ON jobs.shard = %(shard)s AND jobs.id = lease.job_id
 """
 

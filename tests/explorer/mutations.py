@@ -418,7 +418,11 @@ MUTATIONS = (
     Mutation(
         "a group is completed without its leases",
         rewritten(
-            ("EXCHANGE", "clock_timestamp() FROM held\n", "clock_timestamp() FROM ended\n"),
+            (
+                "EXCHANGE",
+                "clock_timestamp(), worker, due_at, acquired_at\n    FROM held",
+                "clock_timestamp(), NULL, NULL, NULL\n    FROM ended",
+            ),
         ),
         "leased, no effect: A runs | reconciler",
     ),
