@@ -1,5 +1,5 @@
-"""Every interleaving of two actors; where an attempt runs, or has just committed, with a crash or a
-lost answer at every cut. `python -m tests.explorer` has the faults in every scene."""
+"""Every interleaving of two actors; where an attempt runs, with a crash or a lost answer at every
+cut. `python -m tests.explorer` has the faults in every scene."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.explorer.stage import open_stage
 pytestmark = pytest.mark.timeout(600)
 
 
-FAULTY = ("leased", "committed")
-"""The scenes that are played with a fault where an attempt runs."""
+FAULTY = ("leased",)
+"""The scene that is played with a fault where an attempt runs."""
 PARTS = 3
 """Each scene's spaces are shared out to so many tests, for as many processes."""
 
@@ -43,11 +43,9 @@ def test_no_schedule_of_two_actors_breaks_an_invariant(
 @pytest.mark.parametrize(
     ("name", "faults"),
     [
-        ("ready: worker | canceller", 0),
         ("ready: reconciler | canceller", 1),
         ("leased: A runs | reconciler", 0),
-        ("leased: reconciler | canceller", 1),
-        ("leased, no effect: A runs | reconciler", 1),
+        ("leased: reconciler | canceller", 0),
     ],
 )
 def test_schedules_that_meet_end_in_the_same_ways(

@@ -95,7 +95,8 @@ def test_prevented_as_no_module_of_jobq_asks_its_machine_for_the_time() -> None:
     asking = [
         f"{path.relative_to(package)}:{node.lineno}"
         for path in package.rglob("*.py")
-        if "failure_modes" not in path.parts
+        # The doctor compares the two clocks.
+        if "failure_modes" not in path.parts and path.name != "doctor.py"
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and _is_wall_clock(node)
     ]
