@@ -24,7 +24,8 @@ from sqlalchemy import (
     insert,
     select,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from starlette.testclient import TestClient
 
 from jobq import InvalidArguments, Job, JobQueue, Retry, Snooze, State
@@ -408,6 +409,39 @@ def test_middleware(names: dict[str, Any], app: JobQueue) -> None:
     (event,) = events
     assert event["exception"]["values"][0]["value"] == "for acme"
     assert event["contexts"]["job"]["attempt"] == 2
+
+
+async def test_integrations(names: dict[str, Any], app: JobQueue, engine: Engine) -> None:
+    class Base(DeclarativeBase): ...
+
+    class Signup(Base):
+        __tablename__ = "signups"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    @app.task
+    def welcome(signup_id: int) -> None: ...
+
+    Base.metadata.create_all(engine)
+    driver = "sqlite+aiosqlite" if engine.dialect.name == "sqlite" else "postgresql+psycopg"
+    async_engine = create_async_engine(engine.url.set(drivername=driver))
+    names |= {
+        "sessions": sessionmaker(engine),
+        "async_engine": async_engine,
+        "Signup": Signup,
+        "welcome": welcome,
+    }
+    run_page("docs/integrations.md", examples("docs/integrations.md"), names)
+    with names["sessions"].begin() as session:
+        session.add(Signup())
+    async with names["async_sessions"].begin() as session:
+        session.add(Signup())
+    with pytest.raises(ZeroDivisionError), names["sessions"].begin() as session:
+        session.add(Signup())
+        session.flush()
+        1 / 0  # noqa: B018
+    await async_engine.dispose()
+    jobs = app.jobs.list().jobs
+    assert [job.args for job in reversed(jobs)] == ['{"signup_id":1}', '{"signup_id":2}']
 
 
 def test_dashboard(names: dict[str, Any]) -> None:
