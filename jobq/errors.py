@@ -70,6 +70,14 @@ class DatabaseUnavailable(JobqError):
     """
 
 
+class NotPermitted(JobqError):
+    """The database role may not do what was asked of it. Nothing was changed.
+
+    Connect as a member of the role that may, or run `jobq roles grant` again after an upgrade: see
+    docs/security.md.
+    """
+
+
 class InvalidTask(JobqError):
     """A handler cannot be registered: its name is taken or its signature cannot be served."""
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "upgrade": ("jobq.cli.schema", "Create or upgrade jobq's tables."),
     "downgrade": ("jobq.cli.schema", "Take jobq's tables back, or away."),
     "check": ("jobq.cli.schema", "Tell whether the database is ready for this version."),
+    "roles": ("jobq.cli.roles", "Database roles that may do no more than they need."),
     "worker": ("jobq.cli.worker", "Run jobs until stopped."),
     "prune": ("jobq.cli.prune", "Delete ended jobs that were kept for their time."),
     "fm": ("jobq.cli.fm", "List the failure modes, and play them live."),
