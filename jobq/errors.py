@@ -110,6 +110,14 @@ class UnreadableArguments(JobqError):
     """
 
 
+class KeyMissing(JobqError):
+    """Stored arguments, a result or a step are encrypted, and no key of this app opens them.
+
+    In a worker the attempt fails before its handler is called, and is retried: give it the key. Or
+    the stored text was changed, or put in the place of another.
+    """
+
+
 class InvalidStep(JobqError):
     """`job.step` was called where or as it cannot be: its name is taken, a boundary is open, or
     its result cannot be recorded as JSON, or no longer be read.

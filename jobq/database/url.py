@@ -43,8 +43,8 @@ def parse_url(url: str | URL | None = None) -> URL:
         parsed = make_url(given)
     except ArgumentError as error:
         raise InvalidDatabaseURL(
-            f"{_PASSWORD.sub('//***@', str(given))!r} is not a database URL: write postgresql://user:password@host/database "
-            "or sqlite:///path/to/file.db"
+            f"{_PASSWORD.sub('//***@', str(given))!r} is not a database URL: write "
+            "postgresql://user:password@host/database or sqlite:///path/to/file.db"
         ) from error
     known = _DRIVERS.get(parsed.get_backend_name())
     if known is None:

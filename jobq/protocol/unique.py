@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from jobq.errors import InvalidOption
+from jobq.protocol.limits import Digest, no_digest
 from jobq.protocol.values import UniqueRequest
 
 MAX_KEY_CHARACTERS = 300
@@ -77,15 +78,22 @@ class Unique:
         if self.by is not None:
             object.__setattr__(self, "by", tuple(self.by))
 
-    def request(self, task: str, arguments: Mapping[str, object]) -> UniqueRequest:
-        """Return what is asked for a job of this task with these arguments."""
+    def request(
+        self, task: str, arguments: Mapping[str, object], digest: Digest = no_digest
+    ) -> UniqueRequest:
+        """Return what is asked for a job of this task with these arguments.
+
+        `digest`: hashes what is not to be stored in clear.
+        """
         if self.key is not None:
             told = f"key {self.key}"
         else:
             names = arguments.keys() if self.by is None else self.by
             same = {name: arguments.get(name) for name in names}
             told = json.dumps(same, sort_keys=True, separators=(",", ":"))
-        if len(told) > MAX_KEY_CHARACTERS:
+        if (hashed := digest(f"{task} {told}")) is not None:
+            told = f"hmac {hashed}"
+        elif len(told) > MAX_KEY_CHARACTERS:
             told = f"sha256 {hashlib.sha256(told.encode()).hexdigest()}"
         return UniqueRequest(
             f"{task} {told}", Until(self.until), self.within_s, OnConflict(self.on_conflict)

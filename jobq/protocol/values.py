@@ -45,6 +45,8 @@ class JobRequest(NamedTuple):
     """When it is not to begin any more; a number is seconds from its enqueueing."""
     when: str = "done"
     """See `When`."""
+    args_digest: str | None = None
+    """Of the arguments and the key, when `args` are encrypted: those differ every time."""
 
 
 class Lease(NamedTuple):
