@@ -17,7 +17,7 @@ from sqlalchemy import Table
 from sqlalchemy.engine import URL
 
 from jobq.database.open import check_schema_name, open_database
-from jobq.database.permission import not_permitted
+from jobq.database.refused import not_permitted
 from jobq.database.url import backend_of, conninfo, parse_url
 from jobq.errors import DatabaseUnavailable, InvalidOption, UnsupportedDatabase
 from jobq.models import DEFAULT_SCHEMA, tables_for

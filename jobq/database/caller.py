@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import Session, scoped_session
 
 from jobq.database.execute import execute, execute_async
-from jobq.database.permission import INSUFFICIENT_PRIVILEGE, not_permitted
+from jobq.database.refused import INSUFFICIENT_PRIVILEGE, not_permitted
 from jobq.database.url import Backend
 from jobq.errors import NotMigrated, UnsupportedConnection
 from jobq.store.step import Step

@@ -48,7 +48,7 @@ from jobq.database.message import (
     rows_of,
     sent,
 )
-from jobq.database.permission import not_permitted
+from jobq.database.refused import not_permitted, not_storable
 from jobq.database.sqlalchemy import (
     AsyncSqlalchemyEffect,
     SqlalchemyEffect,
@@ -422,6 +422,8 @@ class PostgresDatabase(Database):
             yield
         except (psycopg.Error, PoolTimeout, PoolClosed, DBAPIError) as error:
             raise self._translate(error) from error
+        except UnicodeEncodeError as error:
+            raise not_storable(error) from error
 
     def _translate(self, error: Exception) -> Exception:
         cause = error.orig if isinstance(error, DBAPIError) else error
@@ -435,6 +437,8 @@ class PostgresDatabase(Database):
         if isinstance(cause, errors.InsufficientPrivilege):
             who = f"{self.url!r}, as {self._user!r}"
             return not_permitted(who, str(cause.diag.message_primary))
+        if isinstance(cause, psycopg.DataError):
+            return not_storable(cause)
         if isinstance(cause, PoolTimeout):
             return DatabaseUnavailable(
                 f"no connection to {self.url!r} within {POOL_TIMEOUT_S:g} s: the server is down, "

@@ -49,6 +49,8 @@ class Limit:
         problem = None
         if not (self.name.isprintable() and 0 < len(self.name) <= MAX_KEY_CHARACTERS // 2):
             problem = f"a name is 1 to {MAX_KEY_CHARACTERS // 2} printable characters"
+        elif "=" in self.name:
+            problem = "a name has no =, which stands before the values that it counts by"
         elif self.concurrency is None and self.rate is None:
             problem = "it limits nothing: give it a concurrency, a rate, or both"
         elif self.concurrency is not None and self.concurrency < 1:

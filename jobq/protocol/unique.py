@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from jobq.errors import InvalidOption
+from jobq.protocol.failure import storable
 from jobq.protocol.limits import Digest, no_digest
 from jobq.protocol.values import UniqueRequest
 
@@ -66,6 +67,8 @@ class Unique:
             problem = "by and key both say what is the same: give one of them"
         elif self.key is not None and not self.key:
             problem = "key is empty: leave it out, or name what is the same"
+        elif self.key is not None and storable(self.key) != self.key:
+            problem = f"key {self.key[:40]!r}: databases hold no NUL and no lone surrogate"
         elif self.within_s is not None and not 0 < self.within_s < 10**10:
             problem = f"within_s={self.within_s}: use more than 0 seconds"
         elif self.until not in list(Until):

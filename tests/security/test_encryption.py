@@ -6,7 +6,6 @@ import json
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -266,11 +265,13 @@ def test_a_schedule_is_the_same_for_as_long_as_its_arguments_are(apps: Apps) -> 
         ([NEW], edited),
     ):
         app = apps(*keys, hash_key=OTHER)
-        app.schedule("daily", "0 0 * * *", tasks(app).using(unique=None).request(SECRET))
+        pay = tasks(app)
+        app.schedule("daily", declared, pay.using(unique=None).request(SECRET))
+        job = pay.using(unique=None).enqueue("another")
         with app.worker(poll_s=0.02):
-            wait_for(lambda: app.schedules.list())  # noqa: B023
-            wait_for(lambda: app.schedules.get("daily").schedule.cron == expected)  # noqa: B023
-        app.schedules.edit("daily", cron="1 1 * * *")
+            job.wait(30)  # schedules are declared before the first claim
+        assert app.schedules.get("daily").schedule.cron == expected
+        app.schedules.edit("daily", cron=edited)
     app.schedules.run_now("daily")
     assert [status.state for status in drain(app)] == [State.DONE]
 
@@ -342,10 +343,3 @@ def test_without_the_library_keys_say_what_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "pip install 'jobq[crypto]'" in done.stdout, done.stderr
-
-
-def wait_for(is_so: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < deadline_s, "waited 30 s"
-        time.sleep(0.01)
