@@ -27,7 +27,8 @@ from jobq.database.caller import ASYNC_CONNECTIONS, run_in, run_in_async
 from jobq.database.open import open_database
 from jobq.database.url import Backend, backend_of, parse_url
 from jobq.dead import DeadJobs
-from jobq.errors import InvalidOption, InvalidTask, JobNotFound
+from jobq.encryption import Encryption, SealedResults, encryption_of
+from jobq.errors import InvalidOption, InvalidTask, JobNotFound, NotPermitted
 from jobq.handler import check_process, inspect_handler
 from jobq.job import Job
 from jobq.jobs import Audit, Jobs, Workers
@@ -42,7 +43,6 @@ from jobq.protocol.outside import (
     check_rules,
     policy_of,
 )
-from jobq.protocol.results import Results
 from jobq.protocol.retention import Retention
 from jobq.protocol.retry import Retry
 from jobq.protocol.schedule import Schedule
@@ -104,7 +104,9 @@ class JobQueue:
     arguments one job may have, as JSON. `max_connections`: the most this object opens for
     enqueueing; workers have their own. `keep`: how long the jobs of tasks that do not say
     themselves are kept after their end; see `Retention`. `pooled`: the URL is that of a pooler in
-    transaction mode (PgBouncer); see docs/pgbouncer.md.
+    transaction mode (PgBouncer); see docs/pgbouncer.md. `encryption`: keys, the newest first, with
+    which arguments and results are encrypted (extra `crypto`); from JOBQ_ENCRYPTION_KEYS, separated
+    by commas, when not given; see docs/security.md.
 
     Nothing connects until the first job is enqueued, so a module can make one at import.
     """
@@ -118,11 +120,13 @@ class JobQueue:
         max_connections: int = 10,
         keep: Retention = Retention(),  # noqa: B008 - frozen
         pooled: bool = False,
+        encryption: Encryption | Sequence[str] | None = None,
     ) -> None:
         self._given_url = url
         self.schema = schema or os.environ.get(SCHEMA_VARIABLE) or DEFAULT_SCHEMA
         self.max_args_bytes = max_args_bytes
         self.keep = keep
+        self.encryption = encryption_of(encryption)
         self._max_connections = max_connections
         self._is_pooled = pooled
         self._tasks: dict[str, Task[..., Any]] = {}
@@ -348,9 +352,9 @@ class JobQueue:
                     f"task {named!r}: timeout_s is {timeout_s}: use seconds above 0"
                 )
             check_process(named, handler, is_in_process=is_in_process, memory_mb=memory_mb)
-            results = None
+            results: SealedResults | None = None
             if keep_result and handler.returned is not None:
-                results = Results(named, handler.returned)
+                results = SealedResults(named, handler.returned, self.encryption)
             check_rules(named, policy, retry or Retry())
             task: Task[..., Any] = Task(
                 self,
@@ -512,8 +516,14 @@ class JobQueue:
     # -- jobs
 
     def status(self, job_id: int) -> JobStatus:
-        """Return where a job is. Raises JobNotFound."""
-        status = self.database.run(self._store.job(job_id))
+        """Return where a job is. Raises JobNotFound.
+
+        To a database role that may not read what jobs hold, `args` is empty and `result` None.
+        """
+        try:
+            status = self.database.run(self._store.job(job_id))
+        except NotPermitted:
+            status = self.database.run(self._store.job_without_contents(job_id))
         if status is None:
             raise JobNotFound(f"there is no job {job_id} in this database")
         return status

@@ -70,6 +70,14 @@ class DatabaseUnavailable(JobqError):
     """
 
 
+class NotPermitted(JobqError):
+    """The database role may not do what was asked of it. Nothing was changed.
+
+    Connect as a member of the role that may, or run `jobq roles grant` again after an upgrade: see
+    docs/security.md.
+    """
+
+
 class InvalidTask(JobqError):
     """A handler cannot be registered: its name is taken or its signature cannot be served."""
 
@@ -103,6 +111,14 @@ class UnreadableArguments(JobqError):
 
     Raised inside the attempt, which fails and is retried like any other: typically a deploy
     changed the handler's signature under jobs that were already enqueued.
+    """
+
+
+class KeyMissing(JobqError):
+    """Stored arguments, a result or a step are encrypted, and no key of this app opens them.
+
+    In a worker the attempt fails before its handler is called, and is retried: give it the key. Or
+    the stored text was changed, or put in the place of another.
     """
 
 

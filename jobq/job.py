@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
+from jobq.encryption import PLAIN, Encryption
 from jobq.errors import InvalidTask, LeaseLost, Refusal, TimedOut
 from jobq.middleware import read_headers
 from jobq.outside import Outside
@@ -88,7 +89,9 @@ class Job:
         fate: Fate,
         results: Results | None = None,
         report_progress: Callable[[Lease, Told], None] | None = None,
+        encryption: Encryption = PLAIN,
     ) -> None:
+        self._encryption = encryption
         self._claimed = claimed
         self._database = database
         self._fate = fate
@@ -225,7 +228,7 @@ class Job:
 
     @cached_property
     def _outside(self) -> Outside:
-        return Outside(self._claimed, self._database, self._fate)
+        return Outside(self._claimed, self._database, self._fate, self._encryption)
 
     def step(self, name: str, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
         """Run `function(*args, **kwargs)` once for the job, and give its result. Blocks.

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from jobq.database.base import Database
+from jobq.encryption import PLAIN, Encryption, step_of
 from jobq.errors import DatabaseUnavailable, InvalidStep, LeaseLost
 from jobq.protocol.outside import OutsideEffects, StepResult, check_step_name, step_key
 from jobq.protocol.values import ClaimedJob
+from jobq.protocol.versions import read_stored
 from jobq.store.step import Step
 from jobq.store.steps import begin, find_step, record_step
 
@@ -36,7 +38,15 @@ _KEY_PARAMETER = "idempotency_key"
 class Outside:
     """One attempt's dealings with the world outside the database."""
 
-    def __init__(self, claimed: ClaimedJob, database: Database, fate: Fate) -> None:
+    def __init__(
+        self,
+        claimed: ClaimedJob,
+        database: Database,
+        fate: Fate,
+        encryption: Encryption = PLAIN,
+    ) -> None:
+        self._task = read_stored(claimed.task)[0]
+        self._encryption = encryption
         self._lease = claimed.lease
         self._job_key = claimed.idempotency_key
         self._database = database
@@ -75,18 +85,18 @@ class Outside:
         with self._stepping(name):
             if inspect.iscoroutinefunction(function):
                 raise _is_async(name)
-            result = StepResult(name, function)
+            result, what = StepResult(name, function), step_of(self._task, name)
             recorded = self._insist(lambda: find_step(self._portable, self._lease, name))
             if recorded is None:
                 returned = function(*args, **self._with_key(name, function, kwargs))
                 if inspect.iscoroutine(returned):
                     returned.close()  # nothing of it has run
                     raise _is_async(name)
-                made = result.encode(returned)
+                made = self._encryption.seal(what, result.encode(returned))
                 recorded = self._insist(
                     lambda: record_step(self._portable, self._lease, name, made)
                 )
-            return result.decode(recorded)
+            return result.decode(self._encryption.unseal(what, recorded))
 
     async def step_async(
         self,
@@ -97,7 +107,7 @@ class Outside:
     ) -> Any:
         """See `Job.astep`."""
         with self._stepping(name):
-            result = StepResult(name, function)
+            result, what = StepResult(name, function), step_of(self._task, name)
             recorded = await self._insist_async(
                 lambda: find_step(self._portable, self._lease, name)
             )
@@ -105,12 +115,12 @@ class Outside:
                 returned = function(*args, **self._with_key(name, function, kwargs))
                 if inspect.isawaitable(returned):
                     returned = await returned
-                made = result.encode(returned)
+                made = self._encryption.seal(what, result.encode(returned))
                 record = self._insist_async(
                     lambda: record_step(self._portable, self._lease, name, made)
                 )
                 recorded = await _to_its_end(record)
-            return result.decode(recorded)
+            return result.decode(self._encryption.unseal(what, recorded))
 
     @property
     def _portable(self) -> Any:

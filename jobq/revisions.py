@@ -8,6 +8,9 @@ from pathlib import Path
 
 from jobq.errors import NotMigrated, SchemaTooNew
 
+# Two deploys that upgrade at once take turns; any number will do, as long as it is ours.
+MIGRATION_LOCK = 0x6A6F6271
+
 
 @cache
 def migrations_path() -> Path:

@@ -22,7 +22,7 @@ from jobq.errors import (
     DatabaseUnavailable,
     InvalidDatabaseURL,
     InvalidOption,
-    JobqError,
+    NotPermitted,
 )
 from jobq.models import DEFAULT_SCHEMA, SQLITE_PREFIX
 from jobq.revisions import check_revision, migrations_path, revisions
@@ -108,7 +108,7 @@ def _explained(url: URL, error: DBAPIError) -> Exception:
         if "file is not a database" in reason:
             return InvalidDatabaseURL(f"{url!r} names a file that is not an SQLite database")
     if isinstance(error.orig, InsufficientPrivilege):
-        return JobqError(
+        return NotPermitted(
             f"{url!r}: {reason}: migrate as a role that may create schemas in this database"
         )
     if isinstance(error, OperationalError):

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
+from jobq.encryption import arguments_of, result_of
 from jobq.errors import InvalidOption, JobFailed
 from jobq.handler import Handler
 from jobq.protocol.breaker import Breaker
@@ -94,7 +95,7 @@ class JobHandle:
 
         None when nothing was kept. Read by the handler's return annotation, or as plain JSON when
         this app does not have the task. Raises as `wait`; JobFailed when the job is dead or
-        cancelled; InvalidResult.
+        cancelled; InvalidResult; KeyMissing.
         """
         return self._result(self._ended(timeout_s))
 
@@ -131,7 +132,8 @@ class JobHandle:
             return None
         task = self.app.task_of(ended.task)
         if task is None or task.results is None:
-            return plain_result(ended.result)
+            what = result_of(read_stored(ended.task)[0])
+            return plain_result(self.app.encryption.unseal(what, ended.result))
         return task.results.decode(ended.result)
 
 
@@ -212,6 +214,7 @@ class Task(Generic[P, R]):
         self.stored_name = stored_as(name, version)
         """Under which its new jobs are stored."""
         self.upgrade = upgrade
+        self._what = arguments_of(name)
         self.after: tuple[int, ...] = ()
         self.when = When.DONE
         self.deadline: datetime | float | None = None
@@ -228,18 +231,26 @@ class Task(Generic[P, R]):
     def read(self, stored: str, args: str) -> dict[str, Any]:
         """Return the keyword arguments of a job stored under this name.
 
-        Raises UnreadableArguments when they do not fit the handler as it is now.
+        Raises UnreadableArguments when they do not fit the handler as it is now; KeyMissing when
+        they are encrypted, and not to be read here.
         """
-        if stored != self.stored_name:
-            args = self.current(stored, args)
+        is_current = stored == self.stored_name
+        args = self._unsealed(args) if is_current else self.current(stored, args)
         return self.handler.arguments.decode(args)
 
     def current(self, stored: str, args: str) -> str:
-        """Return a stored job's arguments as this version of the task has them, as JSON."""
+        """Return a stored job's arguments as this version of the task has them, as JSON.
+
+        Raises KeyMissing or UnreadableArguments.
+        """
+        args = self._unsealed(args)
         _, version = read_stored(stored)
         if version >= self.version or self.upgrade is None:
             return args
         return upgraded(self.name, version, self.version, args, self.upgrade)
+
+    def _unsealed(self, args: str) -> str:
+        return self.app.encryption.unseal(self._what, args)
 
     def __call__(self, *args: object, **kwargs: object) -> R:
         """Call the function itself, with everything it takes: for tests and plain reuse."""
@@ -294,7 +305,7 @@ class Task(Generic[P, R]):
         encoded = self.handler.arguments.encode(args, kwargs, max_bytes=self.app.max_args_bytes)
         return JobRequest(
             task=self.stored_name,
-            args=encoded,
+            args=self.app.encryption.seal(self._what, encoded),
             queue=self.options.queue,
             priority=self.options.priority,
             max_attempts=self.options.max_attempts,
@@ -305,15 +316,17 @@ class Task(Generic[P, R]):
             after=self.after,
             when=self.when.value,
             deadline=self.deadline,
+            args_digest=self.app.encryption.fingerprint(f"{self._what} {encoded}"),
         )
 
     def _line(self, encoded: str) -> str | None:
         arguments = self.handler.arguments.plain(encoded)
-        return line_of(self.options.queue, self.limits, arguments)
+        return line_of(self.options.queue, self.limits, arguments, self.app.encryption.digest)
 
     def _unique(self, encoded: str) -> UniqueRequest | None:
         arguments = self.handler.arguments.plain(encoded)
-        return self.unique.request(self.name, arguments) if self.unique else None
+        digest = self.app.encryption.digest
+        return self.unique.request(self.name, arguments, digest) if self.unique else None
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Enqueue a job in a transaction of its own. Blocks.

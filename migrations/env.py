@@ -17,6 +17,7 @@ from sqlalchemy.schema import CreateSchema
 from jobq.database.open import check_schema_name
 from jobq.database.url import backend_of, parse_url
 from jobq.models import DEFAULT_SCHEMA, SQLITE_PREFIX, metadata_for
+from jobq.revisions import MIGRATION_LOCK
 
 config = context.config
 arguments = context.get_x_argument(as_dictionary=True)
@@ -36,8 +37,6 @@ check_schema_name(schema)
 # The migrations read it on PostgreSQL; SQLite has no schemas.
 config.attributes["schema"] = schema
 
-# Two deploys that upgrade at once take turns; any number will do, as long as it is ours.
-MIGRATION_LOCK = 0x6A6F6271
 SQLITE_TIMEOUT_S = 10.0
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "check": ("jobq.cli.schema", "Tell whether the database is ready for this version."),
     "dashboard": ("jobq.cli.dashboard", "Serve the dashboard."),
     "doctor": ("jobq.cli.doctor", "Look for what endangers the promise, and for broken rows."),
+    "roles": ("jobq.cli.roles", "Database roles that may do no more than they need."),
     "worker": ("jobq.cli.worker", "Run jobs until stopped."),
     "enqueue": ("jobq.cli.enqueue", "Enqueue a job."),
     "jobs": ("jobq.cli.jobs", "Look at jobs; retry, cancel or wait for them."),

@@ -136,7 +136,7 @@ class Database(ABC):
     def run(self, step: Step[T]) -> T:
         """Run `step` in a transaction of its own on a pooled connection. Blocks.
 
-        Raises DatabaseUnavailable or NotMigrated.
+        Raises DatabaseUnavailable, NotMigrated or NotPermitted.
         """
 
     @abstractmethod

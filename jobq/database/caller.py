@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import Session, scoped_session
 
 from jobq.database.execute import execute, execute_async
+from jobq.database.refused import INSUFFICIENT_PRIVILEGE, not_permitted
 from jobq.database.url import Backend
 from jobq.errors import NotMigrated, UnsupportedConnection
 from jobq.store.step import Step
@@ -27,7 +28,7 @@ ASYNC_CONNECTIONS = (AsyncSession, async_scoped_session, AsyncConnection, psycop
 def run_in(connection: object, step: Step[T], backend: Backend) -> T:
     """Run `step` in the transaction of a blocking session or connection, and leave it open.
 
-    Raises UnsupportedConnection or NotMigrated.
+    Raises UnsupportedConnection, NotMigrated or NotPermitted.
     """
     if isinstance(connection, Session | scoped_session):
         connection = connection.connection()
@@ -110,6 +111,9 @@ def _explained(error: Any) -> Exception:
         str(cause).startswith("no such table: jobq_")
     ):
         return NotMigrated(f"the database has no jobq tables: run `jobq upgrade` ({cause})")
+    if state == INSUFFICIENT_PRIVILEGE:
+        reason = str(cause).splitlines()[0]
+        return not_permitted("the connection that the job was to be enqueued in", reason)
     if isinstance(error, Exception):
         return error
     raise TypeError(error)

@@ -48,6 +48,7 @@ from jobq.database.message import (
     rows_of,
     sent,
 )
+from jobq.database.refused import not_permitted, not_storable
 from jobq.database.sqlalchemy import (
     AsyncSqlalchemyEffect,
     SqlalchemyEffect,
@@ -209,6 +210,7 @@ class PostgresDatabase(Database):
         self._idle_in_transaction_s = idle_in_transaction_s
         self._conninfo = conninfo(url)
         given = conninfo_to_dict(self._conninfo)
+        self._user = given.get("user") or "the default user"
         self._parameters: dict[str, Any] = {
             name: value for name, value in _CONNECTION_DEFAULTS.items() if name not in given
         }
@@ -420,6 +422,8 @@ class PostgresDatabase(Database):
             yield
         except (psycopg.Error, PoolTimeout, PoolClosed, DBAPIError) as error:
             raise self._translate(error) from error
+        except UnicodeEncodeError as error:
+            raise not_storable(error) from error
 
     def _translate(self, error: Exception) -> Exception:
         cause = error.orig if isinstance(error, DBAPIError) else error
@@ -430,6 +434,11 @@ class PostgresDatabase(Database):
                 f"jobq's tables are missing or old in {self.url!r}: run `jobq upgrade` "
                 f"({cause.diag.message_primary})"
             )
+        if isinstance(cause, errors.InsufficientPrivilege):
+            who = f"{self.url!r}, as {self._user!r}"
+            return not_permitted(who, str(cause.diag.message_primary))
+        if isinstance(cause, psycopg.DataError):
+            return not_storable(cause)
         if isinstance(cause, PoolTimeout):
             return DatabaseUnavailable(
                 f"no connection to {self.url!r} within {POOL_TIMEOUT_S:g} s: the server is down, "

@@ -21,6 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePoo
 from jobq.database.base import AsyncEffect, Database, Effect, Link, NotWhole
 from jobq.database.execute import execute
 from jobq.database.guarded import BEGIN, COMMIT, GuardedConnection
+from jobq.database.refused import not_storable
 from jobq.database.sqlalchemy import AsyncSqlalchemyEffect, SqlalchemyEffect, asking
 from jobq.errors import (
     DatabaseUnavailable,
@@ -152,6 +153,8 @@ class SqliteDatabase(Database):
             yield
         except (sqlite3.Error, DBAPIError) as error:
             raise self._translate(error) from error
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise not_storable(error) from error
 
     def _translate(self, error: sqlite3.Error | DBAPIError) -> Exception:
         cause = error.orig if isinstance(error, DBAPIError) else error

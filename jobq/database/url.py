@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Literal
 
 from psycopg.conninfo import make_conninfo
@@ -14,6 +15,8 @@ from jobq.errors import InvalidDatabaseURL
 Backend = Literal["postgresql", "sqlite"]
 
 URL_VARIABLE = "JOBQ_DATABASE_URL"
+
+_PASSWORD = re.compile("//.*@")
 
 _DRIVERS: dict[str, tuple[Backend, str]] = {
     "postgresql": ("postgresql", "postgresql+psycopg"),
@@ -40,8 +43,8 @@ def parse_url(url: str | URL | None = None) -> URL:
         parsed = make_url(given)
     except ArgumentError as error:
         raise InvalidDatabaseURL(
-            f"{str(given)!r} is not a database URL: write postgresql://user:password@host/database "
-            "or sqlite:///path/to/file.db"
+            f"{_PASSWORD.sub('//***@', str(given))!r} is not a database URL: write "
+            "postgresql://user:password@host/database or sqlite:///path/to/file.db"
         ) from error
     known = _DRIVERS.get(parsed.get_backend_name())
     if known is None:

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobq.errors import InvalidOption
 
 MAX_KEY_CHARACTERS = 200
 """Keys are part of an index; the values of a longer one are hashed."""
+
+
+Digest = Callable[[str], str | None]
+"""Hashes a text that is not to be stored in clear; None if it may be."""
+
+
+def no_digest(_: str) -> None:
+    """It may be stored as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,8 @@ class Limit:
         problem = None
         if not (self.name.isprintable() and 0 < len(self.name) <= MAX_KEY_CHARACTERS // 2):
             problem = f"a name is 1 to {MAX_KEY_CHARACTERS // 2} printable characters"
+        elif "=" in self.name:
+            problem = "a name has no =, which stands before the values that it counts by"
         elif self.concurrency is None and self.rate is None:
             problem = "it limits nothing: give it a concurrency, a rate, or both"
         elif self.concurrency is not None and self.concurrency < 1:
@@ -67,22 +77,29 @@ class Limit:
         """How many may begin at once after a rest."""
         return self.burst or self.rate
 
-    def key(self, arguments: Mapping[str, object]) -> str:
-        """What a job with these arguments is counted under."""
+    def key(self, arguments: Mapping[str, object], digest: Digest = no_digest) -> str:
+        """What a job with these arguments is counted under. `digest`: see `Unique.request`."""
         if not self.by:
             return self.name
         values = [arguments.get(name) for name in self.by]
         told = json.dumps(values, sort_keys=True, separators=(",", ":"))
-        if len(self.name) + len(told) > MAX_KEY_CHARACTERS:
+        if (hashed := digest(f"{self.name} {told}")) is not None:
+            told = hashed
+        elif len(self.name) + len(told) > MAX_KEY_CHARACTERS:
             told = hashlib.sha256(told.encode()).hexdigest()
         return f"{self.name}={told}"
 
 
-def line_of(queue: str, limits: Sequence[Limit], arguments: Mapping[str, object]) -> str | None:
+def line_of(
+    queue: str,
+    limits: Sequence[Limit],
+    arguments: Mapping[str, object],
+    digest: Digest = no_digest,
+) -> str | None:
     """Return the line in which a job waits, its queue and its keys as JSON; None without limits."""
     if not limits:
         return None
-    return json.dumps([queue, *sorted({limit.key(arguments) for limit in limits})])
+    return json.dumps([queue, *sorted({limit.key(arguments, digest) for limit in limits})])
 
 
 @dataclass(frozen=True, slots=True)

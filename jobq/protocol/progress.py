@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jobq.errors import InvalidOption
+from jobq.protocol.failure import storable
 
 MAX_NOTE_CHARACTERS = 1_000
 
@@ -20,8 +21,9 @@ def check_progress(told: Told) -> None:
     """Raises InvalidOption."""
     if told.fraction is not None and not 0 <= told.fraction <= 1:
         raise InvalidOption(f"progress {told.fraction}: a fraction is from 0 to 1")
-    if told.note is not None and (len(told.note) > MAX_NOTE_CHARACTERS or "\x00" in told.note):
+    note = told.note
+    if note is not None and (len(note) > MAX_NOTE_CHARACTERS or storable(note) != note):
         raise InvalidOption(
-            f"progress note {told.note[:40]!r}: at most {MAX_NOTE_CHARACTERS:,} characters, no "
-            "NUL among them"
+            f"progress note {note[:40]!r}: at most {MAX_NOTE_CHARACTERS:,} characters, no NUL and "
+            "no lone surrogate among them"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -10,6 +11,8 @@ from jobq.errors import InvalidResult, InvalidTask
 from jobq.protocol.arguments import from_json, to_json
 
 MAX_RESULT_BYTES = 256 * 1024
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""As JSON escapes it, and not the text of such an escape."""
 
 
 class Results:
@@ -31,7 +34,7 @@ class Results:
         """Return it as JSON. Raises InvalidResult."""
         try:
             encoded = msgspec.json.encode(result, enc_hook=to_json)
-            if b"\\u0000" in encoded:
+            if _NUL.search(encoded):
                 raise ValueError("it contains a NUL character")
             self._decoder.decode(encoded)
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:

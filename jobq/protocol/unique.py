@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from jobq.errors import InvalidOption
+from jobq.protocol.failure import storable
+from jobq.protocol.limits import Digest, no_digest
 from jobq.protocol.values import UniqueRequest
 
 MAX_KEY_CHARACTERS = 300
@@ -65,6 +67,8 @@ class Unique:
             problem = "by and key both say what is the same: give one of them"
         elif self.key is not None and not self.key:
             problem = "key is empty: leave it out, or name what is the same"
+        elif self.key is not None and storable(self.key) != self.key:
+            problem = f"key {self.key[:40]!r}: databases hold no NUL and no lone surrogate"
         elif self.within_s is not None and not 0 < self.within_s < 10**10:
             problem = f"within_s={self.within_s}: use more than 0 seconds"
         elif self.until not in list(Until):
@@ -77,15 +81,22 @@ class Unique:
         if self.by is not None:
             object.__setattr__(self, "by", tuple(self.by))
 
-    def request(self, task: str, arguments: Mapping[str, object]) -> UniqueRequest:
-        """Return what is asked for a job of this task with these arguments."""
+    def request(
+        self, task: str, arguments: Mapping[str, object], digest: Digest = no_digest
+    ) -> UniqueRequest:
+        """Return what is asked for a job of this task with these arguments.
+
+        `digest`: hashes what is not to be stored in clear.
+        """
         if self.key is not None:
             told = f"key {self.key}"
         else:
             names = arguments.keys() if self.by is None else self.by
             same = {name: arguments.get(name) for name in names}
             told = json.dumps(same, sort_keys=True, separators=(",", ":"))
-        if len(told) > MAX_KEY_CHARACTERS:
+        if (hashed := digest(f"{task} {told}")) is not None:
+            told = f"hmac {hashed}"
+        elif len(told) > MAX_KEY_CHARACTERS:
             told = f"sha256 {hashlib.sha256(told.encode()).hexdigest()}"
         return UniqueRequest(
             f"{task} {told}", Until(self.until), self.within_s, OnConflict(self.on_conflict)

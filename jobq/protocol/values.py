@@ -47,6 +47,8 @@ class JobRequest(NamedTuple):
     """See `When`."""
     headers: str | None = None
     """What middleware sends along, as a JSON object of strings."""
+    args_digest: str | None = None
+    """Of the arguments and the key, when `args` are encrypted: those differ every time."""
 
 
 class Lease(NamedTuple):

@@ -51,7 +51,12 @@ def upgraded(task: str, version: int, to: int, arguments: str, upgrade: Upgrade)
 
     Raises UnreadableArguments when the function fails or returns anything but a dict.
     """
-    given: Any = json.loads(arguments)
+    try:
+        given: Any = json.loads(arguments)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableArguments(
+            f"task {task!r}: the stored arguments are not JSON ({error})"
+        ) from error
     for older in range(version, to):
         try:
             given = upgrade(older, given)

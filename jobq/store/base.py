@@ -77,6 +77,10 @@ class Store(ABC):
         return (yield from self.enqueue(requests))
 
     @abstractmethod
+    def enqueue_apart(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+        """Write the jobs and put them in no place: the caller does, in the same transaction."""
+
+    @abstractmethod
     def promote(self, limit: int) -> Step[int]:
         """Move up to `limit` due jobs from `scheduled` to `ready`; return how many moved."""
 
@@ -378,6 +382,10 @@ class Store(ABC):
     @abstractmethod
     def job(self, job_id: int) -> Step[JobStatus | None]:
         """Return the job and the place it is in, or None when there is no such job."""
+
+    def job_without_contents(self, job_id: int) -> Step[JobStatus | None]:
+        """`job` for a database role that may read neither arguments nor results."""
+        return (yield from self.job(job_id))
 
     @abstractmethod
     def attempts(self, job_id: int) -> Step[list[EndedAttempt]]:

@@ -9,7 +9,6 @@ over, and looked at again by the next sweep.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, delete, literal, select, tuple_
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from jobq.store.base import Store
 
 ROWS_PER_STATEMENT = 1_000
-NOT_YET = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def enqueue_flow(store: Store, requests: Sequence[JobRequest]) -> Step[list[int]]:
@@ -38,21 +36,25 @@ def enqueue_flow(store: Store, requests: Sequence[JobRequest]) -> Step[list[int]
     portable = store.portable
     existing = sorted({job_id for request in requests for job_id in request.after if job_id > 0})
     yield from _hold_jobs(portable, existing)
-    # Those that wait go in as due later than ever, and change their place before anybody looks.
-    asked = [
-        request._replace(run_at=NOT_YET, delay_s=0.0) if request.after else request
-        for request in requests
-    ]
-    job_ids: list[int] = []
-    for first in range(0, len(asked), ROWS_PER_STATEMENT):
-        job_ids += yield from store.enqueue(asked[first : first + ROWS_PER_STATEMENT])
+    ended = yield from _outcomes(portable, existing)
+    waits = [bool(request.after) and not _may_run(request, ended) for request in requests]
+    job_ids: list[int] = [0] * len(requests)
+    for is_waiting, enqueue in ((False, store.enqueue), (True, store.enqueue_apart)):
+        positions = [position for position, its in enumerate(waits) if its is is_waiting]
+        for first in range(0, len(positions), ROWS_PER_STATEMENT):
+            some = positions[first : first + ROWS_PER_STATEMENT]
+            made = yield from enqueue([requests[position] for position in some])
+            for position, job_id in zip(some, made, strict=True):
+                job_ids[position] = job_id
     waiting = {
-        job_id: request for job_id, request in zip(job_ids, requests, strict=True) if request.after
-    }
-    yield from _put(portable, waiting)
-    edges = sorted(
-        (needed if needed > 0 else job_ids[position + needed], job_ids[position])
+        position: (job_ids[position], request)
         for position, request in enumerate(requests)
+        if waits[position]
+    }
+    yield from _put(portable, [*waiting.values()])
+    edges = sorted(
+        (needed if needed > 0 else job_ids[position + needed], job_id)
+        for position, (job_id, request) in waiting.items()
         for needed in set(request.after)
     )
     for first in range(0, len(edges), ROWS_PER_STATEMENT):
@@ -62,8 +64,6 @@ def enqueue_flow(store: Store, requests: Sequence[JobRequest]) -> Step[list[int]
         ]
         insert = portable.insert(portable.tables.dependencies).values(rows)
         yield from portable.run(insert.on_conflict_do_nothing())
-    if existing:
-        yield from release_after(portable, existing)  # they may have ended before
     return job_ids
 
 
@@ -100,29 +100,45 @@ def _hold_jobs(portable: Portable, job_ids: Sequence[int]) -> Step[None]:
             )
 
 
-def _put(portable: Portable, waiting: dict[int, JobRequest]) -> Step[None]:
-    """Move the jobs from `scheduled`, where this transaction has just put them, to `waiting`."""
-    tables = portable.tables
-    job_ids = list(waiting)
+def _outcomes(portable: Portable, job_ids: Sequence[int]) -> Step[dict[int, Outcome]]:
+    """Return the fates of those that have one. They are held: no dead job comes back meanwhile."""
+    records = portable.tables.commit_records
+    outcomes: dict[int, Outcome] = {}
     for first in range(0, len(job_ids), ROWS_PER_STATEMENT):
-        some = job_ids[first : first + ROWS_PER_STATEMENT]
-        yield from portable.run(
-            delete(tables.scheduled).where(
-                tables.scheduled.c.shard == portable.shard, tables.scheduled.c.job_id.in_(some)
+        asked = job_ids[first : first + ROWS_PER_STATEMENT]
+        rows = yield from portable.run(
+            select(records.c.job_id, records.c.outcome).where(
+                records.c.shard == portable.shard, records.c.job_id.in_(asked)
             )
         )
+        outcomes.update((job_id, Outcome(outcome)) for job_id, outcome in rows)
+    return outcomes
+
+
+def _may_run(request: JobRequest, ended: dict[int, Outcome]) -> bool:
+    """Whether all that it waits for has ended so that it runs. If it is to be cancelled instead,
+    that is left to the sweep: whoever enqueues records no fates."""
+    if not ended.keys() >= set(request.after):
+        return False
+    outcomes = [ended[job_id] for job_id in request.after]
+    return verdict(When(request.when), outcomes, is_last=True) is Verdict.RUN
+
+
+def _put(portable: Portable, waiting: Sequence[tuple[int, JobRequest]]) -> Step[None]:
+    """Put the jobs, which this transaction has enqueued apart, into `waiting`."""
+    for first in range(0, len(waiting), ROWS_PER_STATEMENT):
         rows = [
             {
                 "shard": portable.shard,
                 "job_id": job_id,
-                "runs_when": waiting[job_id].when,
-                "run_at": waiting[job_id].run_at,
-                "delay_s": float(waiting[job_id].delay_s),
+                "runs_when": request.when,
+                "run_at": request.run_at,
+                "delay_s": float(request.delay_s),
                 "token": 0,
             }
-            for job_id in some
+            for job_id, request in waiting[first : first + ROWS_PER_STATEMENT]
         ]
-        yield from portable.run(portable.insert(tables.waiting).values(rows))
+        yield from portable.run(portable.insert(portable.tables.waiting).values(rows))
 
 
 def leave_waiting(portable: Portable, job_id: int) -> Step[int | None]:

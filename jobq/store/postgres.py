@@ -98,6 +98,11 @@ ENQUEUE_LIMITED = (
     .replace("delay_s, headers,\n", "delay_s, headers, line,\n")
 )
 
+# Jobs that are in no place yet.
+ENQUEUE_APART = (
+    f"{ENQUEUE_LIMITED.partition('), now_due')[0]})\nSELECT id FROM request ORDER BY position\n"
+)
+
 # Very many jobs come in by COPY, which takes rows at twice the rate of arrays.
 STAGE = """
 CREATE TEMPORARY TABLE jobq_wanted (
@@ -607,6 +612,9 @@ CROSS JOIN LATERAL (
 WHERE jobs.shard = %(shard)s AND jobs.id = %(job_id)s
 """
 
+# For roles that may know of jobs, and not what they hold.
+JOB_WITHOUT_CONTENTS = JOB.replace("jobs.args::text", "''").replace("record.result", "NULL")
+
 ATTEMPTS = """
 SELECT token, attempt, worker, started_at, ended_at, outcome, lease_expires_at, error_type,
        error_message, traceback
@@ -672,6 +680,11 @@ class PostgresStore(Store):
                 rows = yield self._enqueue(some)
             job_ids[is_limited] = iter([job_id for (job_id,) in rows])
         return [next(job_ids[is_limited]) for is_limited in limited]
+
+    def enqueue_apart(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+        lines = [request.line for request in requests]
+        rows = yield self._enqueue(requests, ENQUEUE_APART, lines=lines)
+        return [job_id for (job_id,) in rows]
 
     def _enqueue(
         self, requests: Sequence[JobRequest], template: str = ENQUEUE, **more: object
@@ -767,6 +780,10 @@ class PostgresStore(Store):
 
     def job(self, job_id: int) -> Step[JobStatus | None]:
         rows = yield self._statement(JOB, job_id=job_id)
+        return job_status(JobRow(*rows[0])) if rows else None
+
+    def job_without_contents(self, job_id: int) -> Step[JobStatus | None]:
+        rows = yield self._statement(JOB_WITHOUT_CONTENTS, job_id=job_id)
         return job_status(JobRow(*rows[0])) if rows else None
 
     def attempts(self, job_id: int) -> Step[list[EndedAttempt]]:

@@ -47,7 +47,8 @@ def declare(portable: Portable, schedules: Sequence[Schedule]) -> Step[None]:
     changed at run time holds until the code changes."""
     table = portable.tables.schedules
     for schedule in sorted(schedules, key=lambda one: one.name):
-        declared = json.dumps(_columns(schedule))
+        args = schedule.request.args_digest or schedule.request.args
+        declared = json.dumps({**_columns(schedule), "args": args})
         # Whoever came first inserts it; the others wait for that here, and find it.
         row = {"shard": portable.shard, "name": schedule.name, **_columns(schedule)}
         yield from portable.run(

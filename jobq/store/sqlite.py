@@ -429,6 +429,15 @@ class SqliteStore(Store):
         self.portable = Portable("sqlite", DEFAULT_SCHEMA, shard)
 
     def enqueue(self, requests: Sequence[JobRequest], *, is_alone: bool = False) -> Step[list[int]]:
+        templates = [INSERT_JOBS, INSERT_READY, INSERT_SCHEDULED]
+        if any(request.line is not None for request in requests):
+            templates.append(INSERT_THROTTLED)
+        return self._enqueue(requests, templates)
+
+    def enqueue_apart(self, requests: Sequence[JobRequest]) -> Step[list[int]]:
+        return self._enqueue(requests, [INSERT_JOBS])
+
+    def _enqueue(self, requests: Sequence[JobRequest], templates: Sequence[str]) -> Step[list[int]]:
         ((before, now),) = yield self._statement(TAKE_IDS, count=len(requests))
         wanted = json.dumps(
             [
@@ -445,9 +454,6 @@ class SqliteStore(Store):
                 for r in requests
             ]
         )
-        templates = [INSERT_JOBS, INSERT_READY, INSERT_SCHEDULED]
-        if any(request.line is not None for request in requests):
-            templates.append(INSERT_THROTTLED)
         for template in templates:
             yield self._statement(template, requests=wanted, before=before, now=now)
         return list(range(before + 1, before + 1 + len(requests)))

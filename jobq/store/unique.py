@@ -111,7 +111,10 @@ def _find(portable: Portable, job_ids: Sequence[int]) -> Step[dict[int, Holder]]
             job.c.created_at,
             now().label("now"),
             exists().where(lease.c.job_id == job.c.id, lease.c.shard == job.c.shard),
-            exists().where(record.c.job_id == job.c.id, record.c.shard == job.c.shard),
+            # By name: `*` would ask for the right to read results.
+            exists(record.c.job_id).where(
+                record.c.job_id == job.c.id, record.c.shard == job.c.shard
+            ),
         ).where(job.c.shard == portable.shard, job.c.id.in_(job_ids))
     )
     return {

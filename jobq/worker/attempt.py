@@ -62,7 +62,9 @@ class Attempt:
     ) -> None:
         self.claimed = claimed
         self.fate = Fate()
-        self.job = Job(claimed, database, self.fate, task.results, report_progress)
+        self.job = Job(
+            claimed, database, self.fate, task.results, report_progress, task.app.encryption
+        )
         self.task = task
         self.database = database
         self._budget = budget

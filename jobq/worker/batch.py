@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from jobq.commit import Relay, commit_effects_together, commit_effects_together_async
-from jobq.errors import UnreadableArguments
+from jobq.errors import KeyMissing, UnreadableArguments
 from jobq.middleware import surrounding_batch
 from jobq.protocol.values import Lease
 from jobq.worker.attempt import Attempt
@@ -109,7 +109,7 @@ class Batch:
                 (items[attempt],) = self.task.read(
                     attempt.claimed.task, attempt.claimed.args
                 ).values()
-            except UnreadableArguments as error:
+            except (KeyMissing, UnreadableArguments) as error:
                 reports.add(attempt.ended(error))
         return items, reports
 

@@ -262,6 +262,8 @@ STATEMENTS = (
 EXCUSED = {
     "ENQUEUE_WANTED": "not a statement: what the three enqueues are made of",
     "ENQUEUE_ONE": "reads no table, as ENQUEUE shows",
+    "ENQUEUE_APART": "the same",
+    "JOB_WITHOUT_CONTENTS": "JOB, with less to show",
     "ENQUEUE_STAGED": "reads its own temporary table whole, by design",
     "STAGE": "makes that table",
     "COPY_STAGED": "fills it",

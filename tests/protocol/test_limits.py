@@ -43,6 +43,7 @@ def test_a_line_is_its_queue_and_its_keys() -> None:
     ("wrong", "cause"),
     [
         ({"name": ""}, "a name is"),
+        ({"name": "a=b", "rate": 1}, "has no ="),
         ({"name": "nothing"}, "limits nothing"),
         ({"name": "none", "concurrency": 0}, "use 1 or more"),
         ({"name": "never", "rate": 0}, "use 1 or more"),
