@@ -11,8 +11,6 @@ from sqlalchemy import Connection
 from jobq import InvalidOption, Job, JobNotFound, JobQueue, Retry, State
 from tests.worker.conftest import BOUND_S, Site, wait_for
 
-pytest_plugins = ("tests.worker.conftest",)
-
 
 @pytest.fixture
 def app(site: Site) -> Iterator[JobQueue]:
