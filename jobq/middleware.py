@@ -128,7 +128,9 @@ def tell(middleware: Iterable[Middleware], of: Callable[[Middleware], None]) -> 
         try:
             of(each)
         except Exception:
-            logger.exception("middleware %r failed", each)
+            logger.exception(
+                "middleware %r failed", each, extra={"middleware": type(each).__qualname__}
+            )
 
 
 _NOTHING = nullcontext()

@@ -89,6 +89,11 @@ class _Child:
                 self._process.pid,
                 self._process.returncode,
                 pause_s,
+                extra={
+                    "pid": self._process.pid,
+                    "exit_code": self._process.returncode,
+                    "pause_s": pause_s,
+                },
             )
         elif now_s >= self._restart_at_s:
             self.start()

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from jobq import JobQueue, WorkerOptions
+from jobq.cli import logs
 from jobq.cli.supervisor import supervise
 from jobq.errors import InvalidApp, InvalidOption
 from jobq.worker import Worker, WorkerSettings, event_loop
@@ -58,12 +59,8 @@ DEFAULTS = WorkerOptions()
     show_default=True,
     help="Seconds between looks for jobs when idle.",
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-)
+@logs.level
+@logs.form
 def worker(
     app: str,
     queues: str | None,
@@ -74,15 +71,14 @@ def worker(
     grace_s: float,
     poll_s: float,
     log_level: str,
+    log_format: str,
 ) -> None:
     """Run the jobs of a JobQueue, as in `jobq worker shop.tasks:app`.
 
     SIGTERM or SIGINT: stop claiming, let handlers finish within the grace period, give back the
     rest. A second signal stops at once.
     """
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(log_level, log_format)
     queue = load_app(app)
     settings: WorkerSettings = {
         "queues": None if queues is None else queues_in(queues, concurrency),

@@ -16,6 +16,7 @@ from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, Refusal
 from jobq.handler import Handler
 from jobq.job import Bury, Fate, Job, Snooze
+from jobq.logs import FieldLogger, log_of_attempt
 from jobq.middleware import AttemptOutcome, AttemptResult, surrounding, tell
 from jobq.outside import Outside
 from jobq.protocol.budget import RetryBudget
@@ -58,9 +59,11 @@ class Attempt:
         report_progress: Callable[[Lease, Told], None] | None = None,
         processes: HandlerProcesses | None = None,
         *,
+        worker: str,
         is_child: bool = False,
     ) -> None:
         self.claimed = claimed
+        self.worker = worker
         self.fate = Fate()
         self.job = Job(claimed, database, self.fate, task.results, report_progress)
         self.task = task
@@ -77,6 +80,11 @@ class Attempt:
     @property
     def lease(self) -> Lease:
         return self.claimed.lease
+
+    @property
+    def log(self) -> FieldLogger:
+        """For what there is to say of it."""
+        return log_of_attempt(logger, self.claimed, self.worker)
 
     @property
     def is_async(self) -> bool:
@@ -217,7 +225,7 @@ class Attempt:
         if self.task.results is None or returned is None:
             return
         if self.fate.is_committed:
-            logger.warning(
+            self.log.warning(
                 "job %d (%s) committed before its handler returned a result, which is not kept: "
                 "use job.set_result() inside `with job.commit()`",
                 self.lease.job_id,
@@ -294,13 +302,14 @@ class Attempt:
 
     def _warn_of_too_late(self, error: BaseException) -> None:
         described = describe_error(error)
-        logger.warning(
+        self.log.warning(
             "job %d (%s) committed, and its handler %s",
             self.lease.job_id,
             self.claimed.task,
             "wanted to be snoozed afterwards"
             if isinstance(error, Snooze)
             else f"failed afterwards: {described.type}: {described.message}",
+            extra=_about(described),
         )
 
     def _refused(self, refusal: Refusal, stage: Stage) -> RefusedReport:
@@ -316,7 +325,7 @@ class Attempt:
         if rule is not None and (snooze_s := self._snooze_s(rule, error)) is not None:
             return self._snoozed(snooze_s)
         described = describe_error(_from_handler_on(error, self.task.handler))
-        logger.info(
+        self.log.info(
             "job %d (%s) failed in attempt %d of %d: %s: %s",
             self.lease.job_id,
             self.claimed.task,
@@ -324,6 +333,7 @@ class Attempt:
             self.claimed.max_attempts,
             described.type,
             described.message,
+            extra=_about(described),
         )
         delay_s: float | None = None
         if not (isinstance(error, Bury) or (rule is not None and rule.bury)):
@@ -337,13 +347,17 @@ class Attempt:
         try:
             return rule.snooze_s(error)
         except Exception:
-            logger.exception(
+            self.log.exception(
                 "task %r: the rule for %r could not tell for how long to snooze; its attempt "
                 "counts as failed",
                 self.task.name,
                 rule.errors,
             )
             return None
+
+
+def _about(error: AttemptError) -> dict[str, object]:
+    return {"error_type": error.type, "error_message": error.message}
 
 
 def _from_handler_on(error: BaseException, handler: Handler) -> BaseException:
