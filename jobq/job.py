@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.errors import InvalidTask, LeaseLost, Refusal, TimedOut
-from jobq.middleware import read_headers
+from jobq.middleware import EffectEvent, read_headers
 from jobq.outside import Outside
 from jobq.protocol.progress import Told, check_progress
 from jobq.protocol.results import Results
@@ -39,6 +39,7 @@ class Fate:
         "is_boundary_open",
         "is_committed",
         "is_lease_lost",
+        "on_effect",
         "refusal",
         "result",
     )
@@ -50,8 +51,24 @@ class Fate:
         self.is_lease_lost = False
         self.result: str | None = None
         """What is to be kept in the job's record, as JSON."""
+        self.on_effect: Callable[[EffectEvent], None] | None = None
         self._timeout_s: float | None = None
         self._ends_s: float | None = None
+
+    def tell(self, event: EffectEvent) -> None:
+        """Have those who want to know learn of it."""
+        if self.on_effect is not None:
+            self.on_effect(event)
+
+    def committed(self) -> None:
+        self.is_committed = True
+        self.tell(EffectEvent.COMMITTED)
+
+    def refused(self, refusal: Refusal) -> None:
+        """The first time counts."""
+        if self.refusal is None:
+            self.refusal = refusal
+            self.tell(EffectEvent.REFUSED)
 
     def begin(self, timeout_s: float | None) -> None:
         """The handler has so many seconds from now."""
@@ -316,7 +333,9 @@ class CommitBoundary(Generic[S, A]):
                 self._kind or Session,
                 result=self._fate.at_commit,
             )
-            return cast(S, self._blocking.__enter__())
+            handle = cast(S, self._blocking.__enter__())
+        self._fate.tell(EffectEvent.BEGUN)
+        return handle
 
     def __exit__(
         self,
@@ -330,7 +349,7 @@ class CommitBoundary(Generic[S, A]):
         finally:
             self._fate.is_boundary_open = False
         if error is None:
-            self._fate.is_committed = True
+            self._fate.committed()
 
     async def __aenter__(self) -> A:
         with self._opening():
@@ -340,7 +359,9 @@ class CommitBoundary(Generic[S, A]):
                 self._kind or AsyncSession,
                 result=self._fate.at_commit,
             )
-            return cast(A, await self._async.__aenter__())
+            handle = cast(A, await self._async.__aenter__())
+        self._fate.tell(EffectEvent.BEGUN)
+        return handle
 
     async def __aexit__(
         self,
@@ -354,7 +375,7 @@ class CommitBoundary(Generic[S, A]):
         finally:
             self._fate.is_boundary_open = False
         if error is None:
-            self._fate.is_committed = True
+            self._fate.committed()
 
     @contextmanager
     def _opening(self) -> Iterator[None]:
@@ -373,5 +394,5 @@ class CommitBoundary(Generic[S, A]):
         except BaseException as error:
             self._fate.is_boundary_open = False
             if isinstance(error, Refusal):
-                self._fate.refusal = error
+                self._fate.refused(error)
             raise

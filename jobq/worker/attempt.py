@@ -17,7 +17,7 @@ from jobq.errors import AlreadyCommitted, Refusal
 from jobq.handler import Handler
 from jobq.job import Bury, Fate, Job, Snooze
 from jobq.logs import FieldLogger, log_of_attempt
-from jobq.middleware import AttemptOutcome, AttemptResult, surrounding, tell
+from jobq.middleware import AttemptOutcome, AttemptResult, EffectEvent, surrounding, tell
 from jobq.outside import Outside
 from jobq.protocol.budget import RetryBudget
 from jobq.protocol.failure import describe_error
@@ -74,7 +74,10 @@ class Attempt:
         self._processes = processes
         self._in_child: Future[Report] | None = None
         self._middleware = task.app.middleware
+        if self._middleware:
+            self.fate.on_effect = self._tell_of_effect
         self._began_s = 0.0
+        self._was_interrupted = False
         self._is_told = is_child  # its worker tells
 
     @property
@@ -117,10 +120,11 @@ class Attempt:
     def interrupt(self) -> Report:
         """The worker stops and waits no longer. Return the report; the handler's is ignored."""
         self._cancel_handler()
-        return self._told(
-            self._settled()
-            or FailedAttempt(self.lease, AttemptEnd.INTERRUPTED, STOPPED, retry_delay_s=0.0)
-        )
+        self._was_interrupted = True
+        return self._told(self._settled() or self._stopped())
+
+    def _stopped(self) -> FailedAttempt:
+        return FailedAttempt(self.lease, AttemptEnd.INTERRUPTED, STOPPED, retry_delay_s=0.0)
 
     def _cancel_handler(self) -> None:
         if self._running is not None:
@@ -176,12 +180,12 @@ class Attempt:
                 running.cancel()
             report = running.result()
         except CancelledError as error:
-            return self.ended(error)
+            return self._ended(error)
         except TimeoutError:
             self.fate.begin(self.task.timeout_s)
-            return self.ended(self.fate.timed_out())
+            return self._ended(self.fate.timed_out())
         except Exception as error:  # noqa: BLE001 - it died, or could not so much as begin
-            return self.ended(death_of(error) or error)
+            return self._ended(death_of(error) or error)
         if isinstance(report, Committed):
             self.fate.is_committed = True
         return self._settled() or report
@@ -198,8 +202,9 @@ class Attempt:
         async with commit_effect_idempotent_async(
             self.database, self.lease, handler.effect_kind, relay, self.fate.at_commit
         ) as effect:
+            self.fate.tell(EffectEvent.BEGUN)
             self._keep(await handler.function(*handler.leading(self.job, effect), **arguments))
-        self.fate.is_committed = True
+        self.fate.committed()
 
     def _run_blocking(self, relay: Relay) -> None:
         handler = self.task.handler
@@ -213,8 +218,9 @@ class Attempt:
         with commit_effect_idempotent(
             self.database, self.lease, handler.effect_kind, relay, self.fate.at_commit
         ) as effect:
+            self.fate.tell(EffectEvent.BEGUN)
             self._call(handler.leading(self.job, effect), arguments)
-        self.fate.is_committed = True
+        self.fate.committed()
 
     def _call(self, leading: list[object], arguments: dict[str, Any]) -> None:
         returned = self.task.handler.call(self.task.name, *leading, **arguments)
@@ -241,7 +247,14 @@ class Attempt:
 
     def ended(self, error: BaseException | None) -> Report:
         """The handler returned, or raised this; return the report."""
-        return self._told(self._ended(error))
+        report = self._ended(error)
+        if self._middleware:
+            result = self._result(report)
+            tell(self._middleware, lambda each: each.handled(self.job, result))
+        return self._told(report)
+
+    def _tell_of_effect(self, event: EffectEvent) -> None:
+        tell(self._middleware, lambda each: each.effect(self.job, event))
 
     def _told(self, report: Report) -> Report:
         """Have the middleware know what is reported, once."""
@@ -254,7 +267,9 @@ class Attempt:
     def _result(self, report: Report) -> AttemptResult:
         took_s = time.monotonic() - self._began_s
         if isinstance(report, RefusedReport):
-            return AttemptResult(AttemptOutcome.REFUSED, took_s)
+            return AttemptResult(AttemptOutcome.REFUSED, took_s, reason=report.reason)
+        if self._was_interrupted and not isinstance(report, Committed):
+            report = self._stopped()  # what its handler reports is not heard any more
         if not isinstance(report, FailedAttempt):
             return AttemptResult(AttemptOutcome.COMMITTED, took_s)
         is_dead = report.end is AttemptEnd.FAILED and (
@@ -270,7 +285,7 @@ class Attempt:
 
     def _ended(self, error: BaseException | None) -> Report:
         if isinstance(error, Refusal):
-            self.fate.refusal = self.fate.refusal or error
+            self.fate.refused(error)
         elif error is not None and self.fate.is_committed:
             self._warn_of_too_late(error)
         if (settled := self._settled()) is not None:
