@@ -103,8 +103,8 @@ class Middleware:
         error raised here is logged."""
 
     def handled(self, job: Job, result: AttemptResult) -> None:
-        """A handler is done, and `attempt` was left; told in the process in which it ran. An error
-        raised here is logged."""
+        """A handler is done, and `attempt` was left (`batch` is not yet); told in the process in
+        which it ran. An error raised here is logged."""
 
     def attempt_ended(self, job: Job, result: AttemptResult) -> None:
         """An attempt ended; told in the worker, once. An error raised here is logged."""

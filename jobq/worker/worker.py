@@ -754,12 +754,7 @@ class Worker:
                 len(recovered.retried),
                 len(recovered.dead),
                 len(recovered.parked),
-                extra={
-                    "healed": recovered.healed,
-                    "retried": recovered.retried,
-                    "dead": recovered.dead,
-                    "ambiguous": recovered.parked,
-                },
+                extra=recovered.by_fate,
             )
 
     def _retry_delay_s(self, attempt: LeasedAttempt) -> float:
