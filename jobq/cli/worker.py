@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from jobq import JobQueue, WorkerOptions
-from jobq.cli import logs
+from jobq.cli import logs, metrics
 from jobq.cli.supervisor import supervise
 from jobq.errors import InvalidApp, InvalidOption
 from jobq.worker import Worker, WorkerSettings, event_loop
@@ -59,6 +59,7 @@ DEFAULTS = WorkerOptions()
     show_default=True,
     help="Seconds between looks for jobs when idle.",
 )
+@metrics.of_worker
 @logs.level
 @logs.form
 def worker(
@@ -70,6 +71,8 @@ def worker(
     lease_s: float,
     grace_s: float,
     poll_s: float,
+    metrics_host: str,
+    metrics_port: int | None,
     log_level: str,
     log_format: str,
 ) -> None:
@@ -92,8 +95,9 @@ def worker(
     if processes > 1:
         # What is wrong for all of them is told once, here, not by each again and again.
         queue.open_database(max_connections=1).check()
-        sys.exit(supervise(processes))
-    event_loop.run(run(running))
+        sys.exit(supervise(processes, metrics.port_of_process(metrics_port)))
+    with metrics.serving_attempts(queue, metrics_host, metrics_port):
+        event_loop.run(run(running))
 
 
 async def run(running: Worker) -> None:
