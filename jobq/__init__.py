@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from jobq.middleware import (
         AttemptOutcome,
         AttemptResult,
+        EffectEvent,
         Middleware,
     )
     from jobq.protocol.breaker import (
@@ -135,6 +136,7 @@ __all__ = [
     "Bury",
     "DatabaseUnavailable",
     "DeadJob",
+    "EffectEvent",
     "EffectOutcomeUnknown",
     "EffectRolledBack",
     "EndedAttempt",
@@ -241,6 +243,7 @@ _HOMES = {
     "Limit": "jobq.protocol.limits",
     "AttemptOutcome": "jobq.middleware",
     "AttemptResult": "jobq.middleware",
+    "EffectEvent": "jobq.middleware",
     "Middleware": "jobq.middleware",
     "AmbiguousJob": "jobq.protocol.outside",
     "OutsideEffects": "jobq.protocol.outside",

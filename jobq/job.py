@@ -18,7 +18,7 @@ from jobq.commit import commit_effect_idempotent, commit_effect_idempotent_async
 from jobq.database.base import Database
 from jobq.encryption import PLAIN, Encryption
 from jobq.errors import InvalidTask, LeaseLost, Refusal, TimedOut
-from jobq.middleware import read_headers
+from jobq.middleware import EffectEvent, read_headers
 from jobq.outside import Outside
 from jobq.protocol.progress import Told, check_progress
 from jobq.protocol.results import Results
@@ -40,6 +40,7 @@ class Fate:
         "is_boundary_open",
         "is_committed",
         "is_lease_lost",
+        "on_effect",
         "refusal",
         "result",
     )
@@ -51,8 +52,24 @@ class Fate:
         self.is_lease_lost = False
         self.result: str | None = None
         """What is to be kept in the job's record, as JSON."""
+        self.on_effect: Callable[[EffectEvent], None] | None = None
         self._timeout_s: float | None = None
         self._ends_s: float | None = None
+
+    def tell(self, event: EffectEvent) -> None:
+        """Have those who want to know learn of it."""
+        if self.on_effect is not None:
+            self.on_effect(event)
+
+    def committed(self) -> None:
+        self.is_committed = True
+        self.tell(EffectEvent.COMMITTED)
+
+    def refused(self, refusal: Refusal) -> None:
+        """The first time counts."""
+        if self.refusal is None:
+            self.refusal = refusal
+            self.tell(EffectEvent.REFUSED)
 
     def begin(self, timeout_s: float | None) -> None:
         """The handler has so many seconds from now."""
@@ -319,7 +336,9 @@ class CommitBoundary(Generic[S, A]):
                 self._kind or Session,
                 result=self._fate.at_commit,
             )
-            return cast(S, self._blocking.__enter__())
+            handle = cast(S, self._blocking.__enter__())
+        self._fate.tell(EffectEvent.BEGUN)
+        return handle
 
     def __exit__(
         self,
@@ -333,7 +352,7 @@ class CommitBoundary(Generic[S, A]):
         finally:
             self._fate.is_boundary_open = False
         if error is None:
-            self._fate.is_committed = True
+            self._fate.committed()
 
     async def __aenter__(self) -> A:
         with self._opening():
@@ -343,7 +362,9 @@ class CommitBoundary(Generic[S, A]):
                 self._kind or AsyncSession,
                 result=self._fate.at_commit,
             )
-            return cast(A, await self._async.__aenter__())
+            handle = cast(A, await self._async.__aenter__())
+        self._fate.tell(EffectEvent.BEGUN)
+        return handle
 
     async def __aexit__(
         self,
@@ -357,7 +378,7 @@ class CommitBoundary(Generic[S, A]):
         finally:
             self._fate.is_boundary_open = False
         if error is None:
-            self._fate.is_committed = True
+            self._fate.committed()
 
     @contextmanager
     def _opening(self) -> Iterator[None]:
@@ -376,5 +397,5 @@ class CommitBoundary(Generic[S, A]):
         except BaseException as error:
             self._fate.is_boundary_open = False
             if isinstance(error, Refusal):
-                self._fate.refusal = error
+                self._fate.refused(error)
             raise

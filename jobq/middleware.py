@@ -46,6 +46,16 @@ class AttemptOutcome(StrEnum):
     """It came too late, or its job was cancelled: it changed nothing."""
 
 
+class EffectEvent(StrEnum):
+    """What happened at the commit boundary of an attempt."""
+
+    BEGUN = "begun"
+    """The transaction is open and has the commit record in it: the effect may go on."""
+    COMMITTED = "committed"
+    REFUSED = "refused"
+    """The attempt may not commit: its lease is lost, or the job has its fate."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
     """What became of an attempt."""
@@ -59,6 +69,8 @@ class AttemptResult:
     """Seconds until the next attempt, when there is to be one."""
     is_dead: bool = False
     """Whether it failed and there is to be no other."""
+    reason: str | None = None
+    """Why it was refused, as `RefusedReport.reason` has it."""
 
 
 class Middleware:
@@ -86,8 +98,16 @@ class Middleware:
         """`attempt` for a call of a batch handler."""
         return nullcontext()
 
+    def effect(self, job: Job, event: EffectEvent) -> None:
+        """Something happened at an attempt's commit boundary, inside of `attempt` or `batch`. An
+        error raised here is logged."""
+
+    def handled(self, job: Job, result: AttemptResult) -> None:
+        """A handler is done, and `attempt` was left (`batch` is not yet); told in the process in
+        which it ran. An error raised here is logged."""
+
     def attempt_ended(self, job: Job, result: AttemptResult) -> None:
-        """An attempt ended. An error raised here is logged."""
+        """An attempt ended; told in the worker, once. An error raised here is logged."""
 
     def refused(self, report: RefusedReport) -> None:
         """The database refused what an attempt had to tell. An error raised here is logged."""
@@ -128,7 +148,9 @@ def tell(middleware: Iterable[Middleware], of: Callable[[Middleware], None]) -> 
         try:
             of(each)
         except Exception:
-            logger.exception("middleware %r failed", each)
+            logger.exception(
+                "middleware %r failed", each, extra={"middleware": type(each).__qualname__}
+            )
 
 
 _NOTHING = nullcontext()

@@ -62,7 +62,11 @@ class EndWatcher:
             try:
                 self._look(job_ids)
             except DatabaseUnavailable as error:
-                logger.warning("waiting for jobs, and for the database: %s", error)
+                logger.warning(
+                    "waiting for jobs, and for the database: %s",
+                    error,
+                    extra={"count": len(job_ids), "error_message": str(error)},
+                )
                 pause_s = LONGEST_PAUSE_S
             except Exception as error:  # noqa: BLE001 - whoever waits is told
                 for job_id in job_ids:

@@ -25,6 +25,7 @@ COMMANDS = {
     "workers": ("jobq.cli.queues", "List the workers."),
     "audit": ("jobq.cli.queues", "List what was done by hand."),
     "reconcile": ("jobq.cli.enqueue", "Recover expired leases now."),
+    "metrics": ("jobq.cli.metrics", "Serve Prometheus metrics of the queue."),
     "prune": ("jobq.cli.prune", "Delete ended jobs that were kept for their time."),
     "fm": ("jobq.cli.fm", "List the failure modes, and play them live."),
     "bench": ("jobq.cli.bench", "Measure jobq on your database, in a minute."),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 
 from jobq.protocol.retry import Retry
 
@@ -22,13 +23,15 @@ STEADY_S = 30.0
 """A process that ran for so long starts its count of crashes anew."""
 
 
-def supervise(processes: int) -> int:
+def supervise(
+    processes: int, options_of: Callable[[int], Sequence[str]] = lambda number: ()
+) -> int:
     """Run this very command `processes` times, one process each, until stopped.
 
     The first SIGTERM or SIGINT is handed on and lets them drain, the second makes them stop at
-    once. Returns the exit code.
+    once. `options_of`: what a process has besides, by its number from 0. Returns the exit code.
     """
-    children = [_Child() for _ in range(processes)]
+    children = [_Child(options_of(number)) for number in range(processes)]
     # Handed on by the loop, not where they arrive: that may be in the middle of a start.
     received: deque[int] = deque()
     stopping = False
@@ -55,14 +58,17 @@ def supervise(processes: int) -> int:
 
 
 class _Child:
-    def __init__(self) -> None:
+    def __init__(self, options: Sequence[str]) -> None:
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._started_s = 0.0
         self._crashes = 0
         self._restart_at_s: float | None = None
 
     def start(self) -> None:
-        arguments = [sys.executable, "-m", "jobq", *sys.argv[1:], "--processes", "1"]
+        # An option that is given twice has what was given last.
+        given = [*sys.argv[1:], "--processes", "1", *self._options]
+        arguments = [sys.executable, "-m", "jobq", *given]
         # A group of its own: a terminal's Ctrl-C reaches the supervisor, which hands it on once.
         self._process = subprocess.Popen(arguments, process_group=0, env=os.environ)  # noqa: S603
         self._started_s = time.monotonic()
@@ -89,6 +95,11 @@ class _Child:
                 self._process.pid,
                 self._process.returncode,
                 pause_s,
+                extra={
+                    "pid": self._process.pid,
+                    "exit_code": self._process.returncode,
+                    "pause_s": pause_s,
+                },
             )
         elif now_s >= self._restart_at_s:
             self.start()

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from jobq import JobQueue, WorkerOptions
+from jobq.cli import logs, metrics
 from jobq.cli.supervisor import supervise
 from jobq.errors import InvalidApp, InvalidOption
 from jobq.worker import Worker, WorkerSettings, event_loop
@@ -58,12 +59,9 @@ DEFAULTS = WorkerOptions()
     show_default=True,
     help="Seconds between looks for jobs when idle.",
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-)
+@metrics.of_worker
+@logs.level
+@logs.form
 def worker(
     app: str,
     queues: str | None,
@@ -73,16 +71,17 @@ def worker(
     lease_s: float,
     grace_s: float,
     poll_s: float,
+    metrics_host: str,
+    metrics_port: int | None,
     log_level: str,
+    log_format: str,
 ) -> None:
     """Run the jobs of a JobQueue, as in `jobq worker shop.tasks:app`.
 
     SIGTERM or SIGINT: stop claiming, let handlers finish within the grace period, give back the
     rest. A second signal stops at once.
     """
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(log_level, log_format)
     queue = load_app(app)
     settings: WorkerSettings = {
         "queues": None if queues is None else queues_in(queues, concurrency),
@@ -96,8 +95,9 @@ def worker(
     if processes > 1:
         # What is wrong for all of them is told once, here, not by each again and again.
         queue.open_database(max_connections=1).check()
-        sys.exit(supervise(processes))
-    event_loop.run(run(running))
+        sys.exit(supervise(processes, metrics.port_of_process(metrics_port)))
+    with metrics.serving_attempts(queue, metrics_host, metrics_port):
+        event_loop.run(run(running))
 
 
 async def run(running: Worker) -> None:

@@ -207,6 +207,16 @@ class Recovered:
     """Begun, with a policy to ask: now ambiguous."""
 
     @property
+    def by_fate(self) -> dict[str, tuple[int, ...]]:
+        """The jobs by what became of them."""
+        return {
+            "healed": self.healed,
+            "retried": self.retried,
+            "dead": self.dead,
+            "ambiguous": self.parked,
+        }
+
+    @property
     def total(self) -> int:
         return len(self.healed) + len(self.retried) + len(self.dead) + len(self.parked)
 

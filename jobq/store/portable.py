@@ -11,7 +11,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Dialect, Double, Executable, Table
+from sqlalchemy import Dialect, Double, Executable, Table, Text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.dialects.sqlite import pysqlite
@@ -47,6 +47,13 @@ class seconds_between(FunctionElement[Any]):  # noqa: N801
     """`seconds_between(earlier, later)`, a float."""
 
     type = Double()
+    inherit_cache = True
+
+
+class queue_of_line(FunctionElement[Any]):  # noqa: N801
+    """The queue of a line (see `jobq.protocol.limits`): the first of a list in JSON."""
+
+    type = Text()
     inherit_cache = True
 
 
@@ -89,6 +96,18 @@ def _between_on_postgresql(element: seconds_between, compiler: SQLCompiler, **ke
 def _between_on_sqlite(element: seconds_between, compiler: SQLCompiler, **keywords: Any) -> str:
     earlier, later = (compiler.process(each, **keywords) for each in element.clauses)
     return f"(({later} - {earlier}) / 1000.0)"
+
+
+@compiles(queue_of_line, "postgresql")
+def _queue_on_postgresql(element: queue_of_line, compiler: SQLCompiler, **keywords: Any) -> str:
+    (line,) = (compiler.process(each, **keywords) for each in element.clauses)
+    return f"({line}::json ->> 0)"
+
+
+@compiles(queue_of_line, "sqlite")
+def _queue_on_sqlite(element: queue_of_line, compiler: SQLCompiler, **keywords: Any) -> str:
+    (line,) = (compiler.process(each, **keywords) for each in element.clauses)
+    return f"json_extract({line}, '$[0]')"
 
 
 @compiles(minute_of, "postgresql")

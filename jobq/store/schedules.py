@@ -153,7 +153,11 @@ def _make_ticks(store: Store, row: Sequence[Any], at: datetime) -> Step[None]:
         ticks = ticks_due(status.schedule, status.next_tick_at, at, TICKS_PER_TURN)
     except InvalidOption as error:
         # A row that was written by other means; the other schedules go on.
-        logger.error("a schedule is not understood, and stops: %s", error)
+        logger.error(
+            "a schedule is not understood, and stops: %s",
+            error,
+            extra={"schedule": row[0], "error_message": str(error)},
+        )
         table = portable.tables.schedules
         stop = update(table).where(*_named(portable, row[0])).values(next_tick_at=None)
         yield from portable.run(stop)

@@ -151,7 +151,7 @@ class StepwiseWorker:
         """An attempt at a claimed job; at `task`, on connections of `database`, if given."""
         task = task or self.tasks[claimed.task]
         budget = self._budgets.setdefault(task.name, RetryBudget(task.retry))
-        return ObservedAttempt(claimed, task, database or self.database, budget)
+        return ObservedAttempt(claimed, task, database or self.database, budget, worker=self._id)
 
     def release(self, claimed: ClaimedJob) -> None:
         self.database.run(self.store.release([claimed.lease]))

@@ -16,7 +16,8 @@ from jobq.database.base import Database
 from jobq.errors import AlreadyCommitted, Refusal
 from jobq.handler import Handler
 from jobq.job import Bury, Fate, Job, Snooze
-from jobq.middleware import AttemptOutcome, AttemptResult, surrounding, tell
+from jobq.logs import FieldLogger, log_of_attempt
+from jobq.middleware import AttemptOutcome, AttemptResult, EffectEvent, surrounding, tell
 from jobq.outside import Outside
 from jobq.protocol.budget import RetryBudget
 from jobq.protocol.failure import describe_error
@@ -58,9 +59,11 @@ class Attempt:
         report_progress: Callable[[Lease, Told], None] | None = None,
         processes: HandlerProcesses | None = None,
         *,
+        worker: str,
         is_child: bool = False,
     ) -> None:
         self.claimed = claimed
+        self.worker = worker
         self.fate = Fate()
         self.job = Job(
             claimed, database, self.fate, task.results, report_progress, task.app.encryption
@@ -73,12 +76,20 @@ class Attempt:
         self._processes = processes
         self._in_child: Future[Report] | None = None
         self._middleware = task.app.middleware
+        if self._middleware:
+            self.fate.on_effect = self._tell_of_effect
         self._began_s = 0.0
+        self._was_interrupted = False
         self._is_told = is_child  # its worker tells
 
     @property
     def lease(self) -> Lease:
         return self.claimed.lease
+
+    @property
+    def log(self) -> FieldLogger:
+        """For what there is to say of it."""
+        return log_of_attempt(logger, self.claimed, self.worker)
 
     @property
     def is_async(self) -> bool:
@@ -111,10 +122,11 @@ class Attempt:
     def interrupt(self) -> Report:
         """The worker stops and waits no longer. Return the report; the handler's is ignored."""
         self._cancel_handler()
-        return self._told(
-            self._settled()
-            or FailedAttempt(self.lease, AttemptEnd.INTERRUPTED, STOPPED, retry_delay_s=0.0)
-        )
+        self._was_interrupted = True
+        return self._told(self._settled() or self._stopped())
+
+    def _stopped(self) -> FailedAttempt:
+        return FailedAttempt(self.lease, AttemptEnd.INTERRUPTED, STOPPED, retry_delay_s=0.0)
 
     def _cancel_handler(self) -> None:
         if self._running is not None:
@@ -170,12 +182,12 @@ class Attempt:
                 running.cancel()
             report = running.result()
         except CancelledError as error:
-            return self.ended(error)
+            return self._ended(error)
         except TimeoutError:
             self.fate.begin(self.task.timeout_s)
-            return self.ended(self.fate.timed_out())
+            return self._ended(self.fate.timed_out())
         except Exception as error:  # noqa: BLE001 - it died, or could not so much as begin
-            return self.ended(death_of(error) or error)
+            return self._ended(death_of(error) or error)
         if isinstance(report, Committed):
             self.fate.is_committed = True
         return self._settled() or report
@@ -192,8 +204,9 @@ class Attempt:
         async with commit_effect_idempotent_async(
             self.database, self.lease, handler.effect_kind, relay, self.fate.at_commit
         ) as effect:
+            self.fate.tell(EffectEvent.BEGUN)
             self._keep(await handler.function(*handler.leading(self.job, effect), **arguments))
-        self.fate.is_committed = True
+        self.fate.committed()
 
     def _run_blocking(self, relay: Relay) -> None:
         handler = self.task.handler
@@ -207,8 +220,9 @@ class Attempt:
         with commit_effect_idempotent(
             self.database, self.lease, handler.effect_kind, relay, self.fate.at_commit
         ) as effect:
+            self.fate.tell(EffectEvent.BEGUN)
             self._call(handler.leading(self.job, effect), arguments)
-        self.fate.is_committed = True
+        self.fate.committed()
 
     def _call(self, leading: list[object], arguments: dict[str, Any]) -> None:
         returned = self.task.handler.call(self.task.name, *leading, **arguments)
@@ -219,7 +233,7 @@ class Attempt:
         if self.task.results is None or returned is None:
             return
         if self.fate.is_committed:
-            logger.warning(
+            self.log.warning(
                 "job %d (%s) committed before its handler returned a result, which is not kept: "
                 "use job.set_result() inside `with job.commit()`",
                 self.lease.job_id,
@@ -235,7 +249,14 @@ class Attempt:
 
     def ended(self, error: BaseException | None) -> Report:
         """The handler returned, or raised this; return the report."""
-        return self._told(self._ended(error))
+        report = self._ended(error)
+        if self._middleware:
+            result = self._result(report)
+            tell(self._middleware, lambda each: each.handled(self.job, result))
+        return self._told(report)
+
+    def _tell_of_effect(self, event: EffectEvent) -> None:
+        tell(self._middleware, lambda each: each.effect(self.job, event))
 
     def _told(self, report: Report) -> Report:
         """Have the middleware know what is reported, once."""
@@ -248,7 +269,9 @@ class Attempt:
     def _result(self, report: Report) -> AttemptResult:
         took_s = time.monotonic() - self._began_s
         if isinstance(report, RefusedReport):
-            return AttemptResult(AttemptOutcome.REFUSED, took_s)
+            return AttemptResult(AttemptOutcome.REFUSED, took_s, reason=report.reason)
+        if self._was_interrupted and not isinstance(report, Committed):
+            report = self._stopped()  # what its handler reports is not heard any more
         if not isinstance(report, FailedAttempt):
             return AttemptResult(AttemptOutcome.COMMITTED, took_s)
         is_dead = report.end is AttemptEnd.FAILED and (
@@ -264,7 +287,7 @@ class Attempt:
 
     def _ended(self, error: BaseException | None) -> Report:
         if isinstance(error, Refusal):
-            self.fate.refusal = self.fate.refusal or error
+            self.fate.refused(error)
         elif error is not None and self.fate.is_committed:
             self._warn_of_too_late(error)
         if (settled := self._settled()) is not None:
@@ -296,13 +319,14 @@ class Attempt:
 
     def _warn_of_too_late(self, error: BaseException) -> None:
         described = describe_error(error)
-        logger.warning(
+        self.log.warning(
             "job %d (%s) committed, and its handler %s",
             self.lease.job_id,
             self.claimed.task,
             "wanted to be snoozed afterwards"
             if isinstance(error, Snooze)
             else f"failed afterwards: {described.type}: {described.message}",
+            extra=_about(described),
         )
 
     def _refused(self, refusal: Refusal, stage: Stage) -> RefusedReport:
@@ -318,7 +342,7 @@ class Attempt:
         if rule is not None and (snooze_s := self._snooze_s(rule, error)) is not None:
             return self._snoozed(snooze_s)
         described = describe_error(_from_handler_on(error, self.task.handler))
-        logger.info(
+        self.log.info(
             "job %d (%s) failed in attempt %d of %d: %s: %s",
             self.lease.job_id,
             self.claimed.task,
@@ -326,6 +350,7 @@ class Attempt:
             self.claimed.max_attempts,
             described.type,
             described.message,
+            extra=_about(described),
         )
         delay_s: float | None = None
         if not (isinstance(error, Bury) or (rule is not None and rule.bury)):
@@ -339,13 +364,17 @@ class Attempt:
         try:
             return rule.snooze_s(error)
         except Exception:
-            logger.exception(
+            self.log.exception(
                 "task %r: the rule for %r could not tell for how long to snooze; its attempt "
                 "counts as failed",
                 self.task.name,
                 rule.errors,
             )
             return None
+
+
+def _about(error: AttemptError) -> dict[str, object]:
+    return {"error_type": error.type, "error_message": error.message}
 
 
 def _from_handler_on(error: BaseException, handler: Handler) -> BaseException:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from jobq.commit import Relay, commit_effects_together, commit_effects_together_async
+from jobq.commit import Relay, Together, commit_effects_together, commit_effects_together_async
 from jobq.errors import KeyMissing, UnreadableArguments
-from jobq.middleware import surrounding_batch
+from jobq.middleware import EffectEvent, surrounding_batch
 from jobq.protocol.values import Lease
 from jobq.worker.attempt import Attempt
 from jobq.worker.reports import Report, Reports
@@ -123,13 +123,13 @@ class Batch:
             return _gathered(attempt.ended(None) for attempt in items)
         leases = [attempt.lease for attempt in items]
         with commit_effects_together(self._database, leases, handler.effect_kind) as together:
-            accepted = [self._by_lease[lease] for lease in together.accepted]
+            accepted = self._begun(together)
             if accepted:
                 handler.call(
                     self.task.name, together.handle, [items[attempt] for attempt in accepted]
                 )
         for attempt in accepted:
-            attempt.fate.is_committed = True
+            attempt.fate.committed()
         return _gathered(attempt.ended(together.refused.get(attempt.lease)) for attempt in items)
 
     async def _apply_async(self, items: dict[Attempt, Any]) -> Reports:
@@ -141,12 +141,21 @@ class Batch:
         async with commit_effects_together_async(
             self._database, leases, handler.effect_kind
         ) as together:
-            accepted = [self._by_lease[lease] for lease in together.accepted]
+            accepted = self._begun(together)
             if accepted:
                 await handler.function(together.handle, [items[attempt] for attempt in accepted])
         for attempt in accepted:
-            attempt.fate.is_committed = True
+            attempt.fate.committed()
         return _gathered(attempt.ended(together.refused.get(attempt.lease)) for attempt in items)
+
+    def _begun(self, together: Together[Any]) -> list[Attempt]:
+        """Those that may commit; the others are told why not."""
+        for lease, refusal in together.refused.items():
+            self._by_lease[lease].fate.refused(refusal)
+        accepted = [self._by_lease[lease] for lease in together.accepted]
+        for attempt in accepted:
+            attempt.fate.tell(EffectEvent.BEGUN)
+        return accepted
 
 
 def _halves(attempts: list[Attempt]) -> tuple[list[Attempt], list[Attempt]]:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobq.logs import FieldLogger
 from jobq.protocol.breaker import CircuitBreaker
 from jobq.protocol.states import AttemptEnd
 from jobq.task import Task
 from jobq.worker.reports import Report, Reports, as_reports
 
-logger = logging.getLogger("jobq.worker")
-
 
 class Breakers:
     """Which tasks are claimed, and which one is tried with a single job. Shared by threads."""
 
-    def __init__(self, tasks: Mapping[str, Task[..., Any]]) -> None:
+    def __init__(self, tasks: Mapping[str, Task[..., Any]], log: FieldLogger) -> None:
+        self.log = log
         self._tasks = {stored: task.name for stored, task in tasks.items()}
         self._breakers = {
             task.name: CircuitBreaker(task.breaker) for task in tasks.values() if task.breaker
@@ -41,13 +40,17 @@ class Breakers:
         with self._lock:
             if reports.returned or reports.committed:
                 if breaker.is_paused:
-                    logger.warning("task %r works again: it goes on", task)
+                    self.log.warning("task %r works again: it goes on", task, extra={"task": task})
                 breaker.succeeded()
                 return
             for _ in range(failures):
                 if breaker.failed(time.monotonic()):
                     self._has_opened = True
-                    logger.warning("task %r keeps failing: it pauses in this worker", task)
+                    self.log.warning(
+                        "task %r keeps failing: it pauses in this worker",
+                        task,
+                        extra={"task": task},
+                    )
 
     def take_opened(self) -> list[str]:
         """Return the same for paused tasks, if one was paused since the last call."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 from jobq.database.base import Database
 from jobq.errors import JobqError
+from jobq.logs import FieldLogger
 from jobq.protocol.progress import Told
 from jobq.protocol.values import Heartbeat, Lease
 from jobq.store.progress import report_progress
@@ -42,6 +43,7 @@ class HeartbeatThread:
         self._link = database.link()
         self._store = database.store
         self._worker = worker
+        self.log = FieldLogger(logger, worker=worker)
         self._lease_s = lease_s
         self._tell = tell
         self._about = about
@@ -93,10 +95,17 @@ class HeartbeatThread:
                 if self._write_progress():
                     self._stop.wait(min(PROGRESS_INTERVAL_S, beat_s))
             except JobqError as error:
-                logger.warning("heartbeat failed and will be repeated: %s", error)
+                self.log.warning(
+                    "heartbeat failed and will be repeated: %s",
+                    error,
+                    extra={
+                        "error_type": type(error).__qualname__,
+                        "error_message": str(error),
+                    },
+                )
                 self._stop.wait(min(RETRY_S, beat_s) * random.uniform(0.5, 1.5))  # noqa: S311
             except Exception:
-                logger.exception("heartbeat failed and will be repeated")
+                self.log.exception("heartbeat failed and will be repeated")
                 self._stop.wait(RETRY_S)
             else:
                 self._nudge.wait(beat_s)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 
 from jobq.database.base import Link
+from jobq.logs import FieldLogger
 from jobq.protocol.retention import Retention, RetentionPolicy
 from jobq.store.base import Store
 
@@ -37,12 +38,14 @@ class Pruner:
         interval_s: float | None,
         *,
         batch: int = BATCH,
+        log: logging.Logger | FieldLogger = logger,
     ) -> None:
         """`interval_s`: from the end of one walk to the next, half as long to half as long again;
         None for never."""
         self._store = store
         self._policy = RetentionPolicy(keep)
         self._batch = batch
+        self.log = log
         self._interval_s = math.inf if interval_s is None else interval_s
         self._after = 0
         self._pruned = 0
@@ -67,5 +70,9 @@ class Pruner:
         self._after = 0
         link.run(self._store.prune_workers())
         if self._pruned:
-            logger.info("pruned %d jobs that were kept for their time", self._pruned)
+            self.log.info(
+                "pruned %d jobs that were kept for their time",
+                self._pruned,
+                extra={"count": self._pruned},
+            )
         self._pruned = 0

@@ -47,6 +47,7 @@ class Where(NamedTuple):
     schema: str
     idle_in_transaction_s: float | None
     is_pooled: bool
+    worker: str
 
 
 class HandlerProcesses:
@@ -127,7 +128,13 @@ def _run_attempt(
     task = _task_of(*named)
     database = _database(where)
     attempt = Attempt(
-        claimed, task, database, _budget(named), _progress_writer(database), is_child=True
+        claimed,
+        task,
+        database,
+        _budget(named),
+        _progress_writer(database),
+        worker=where.worker,
+        is_child=True,
     )
     with _limited_memory(memory_mb):
         return attempt.run_in_thread(Relay(lambda _, __: None))

@@ -63,6 +63,13 @@ class Reports:
     def __len__(self) -> int:
         return len(self.committed) + len(self.returned) + len(self.failed) + len(self.refused)
 
+    @property
+    def leases(self) -> list[Lease]:
+        """Whose reports they are."""
+        failed = [failure.lease for failure in self.failed]
+        refused = [report.lease for report in self.refused]
+        return [*self.committed, *self.returned, *failed, *refused]
+
     def singly(self) -> Iterable[Reports]:
         """Return each report by itself, for when one of them spoils the group."""
         for lease in self.committed:

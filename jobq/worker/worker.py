@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 from jobq.commit import Relay
 from jobq.database.base import Database, Link
 from jobq.errors import DatabaseUnavailable, InvalidTask
+from jobq.logs import FieldLogger
 from jobq.middleware import Middleware, tell
 from jobq.protocol.budget import RetryBudget
 from jobq.protocol.cursor import HIDDEN_S, ClaimCursor
@@ -119,6 +120,7 @@ class Worker:
     ) -> None:
         self.id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.options = options
+        self.log = FieldLogger(logger, worker=self.id)
         self._tasks = tasks
         self._middleware = middleware
         self._database = open_database(
@@ -145,6 +147,7 @@ class Worker:
                 self._database.schema,
                 options.idle_in_transaction_s,
                 self._database.is_pooled,
+                self.id,
             ),
         )
         self._prefetch = Prefetch(options.concurrency, options.prefetch, time.monotonic())
@@ -153,10 +156,11 @@ class Worker:
             self._database.store,
             {name: task.keep for name, task in tasks.items()},
             options.prune_s,
+            log=self.log,
         )
         self._cursor = ClaimCursor()
         self._scheduler = Scheduler(self._database.store, schedules)
-        self._breakers = Breakers(tasks)
+        self._breakers = Breakers(tasks, self.log)
         self._dependents = Dependents(self._database.store)
         self._limited = LimitedLines(self._database.store, self.id, tasks, options)
         self._served = None if options.queues is None else frozenset(options.queues)
@@ -201,12 +205,13 @@ class Worker:
                 self._loop.add_signal_handler(number, self._on_signal, number)
         self._heartbeat.start()
         self.started.set()
-        logger.info(
+        self.log.info(
             "worker %s serves %s with %d tasks, %d at once",
             self.id,
             "all queues" if self.options.queues is None else ", ".join(self.options.queues),
             len(self._tasks),
             self.options.concurrency,
+            extra={"queues": self.options.names, "concurrency": self.options.concurrency},
         )
         try:
             await self._serve()
@@ -226,7 +231,7 @@ class Worker:
             except DatabaseUnavailable as error:
                 if time.monotonic() >= deadline_s or self._is_stopping:
                     raise
-                logger.warning("waiting for the database: %s", error)
+                self.log.warning("waiting for the database: %s", error, extra=_about(error))
                 await self._wait(1.0, until_woken=False)
             else:
                 return
@@ -242,7 +247,8 @@ class Worker:
         self._loop.call_soon_threadsafe(self._stop, hurry)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        logger.info("%s: the worker stops", signal.Signals(number).name)
+        name = signal.Signals(number).name
+        self.log.info("%s: the worker stops", name, extra={"signal": name})
         self._stop(hurry=False)
 
     def _stop(self, hurry: bool) -> None:
@@ -278,7 +284,12 @@ class Worker:
                 self._listens_until_s = 0.0  # a server that crashed has forgotten it
                 failures += 1
                 pause_s = RECONNECT.delay_s(failures, random.uniform(0.5, 1))  # noqa: S311
-                logger.warning("the database is away, trying again in %.1f s: %s", pause_s, error)
+                self.log.warning(
+                    "the database is away, trying again in %.1f s: %s",
+                    pause_s,
+                    error,
+                    extra=_about(error) | {"pause_s": pause_s},
+                )
                 await self._wait(pause_s, until_woken=False)
                 continue
             self._start_waiting()
@@ -420,6 +431,7 @@ class Worker:
             self._budgets[claimed.task],
             self._heartbeat.report_progress,
             self._processes if task.is_in_process else None,
+            worker=self.id,
         )
 
     def _take_turn(self, reports: Reports, limit: int) -> Turn:
@@ -434,7 +446,11 @@ class Worker:
             if not len(reports):
                 raise
             # One bad report must not hold up the others, nor the queue.
-            logger.exception("a group of %d reports was refused; sending one by one", len(reports))
+            self.log.exception(
+                "a group of %d reports was refused; sending one by one",
+                len(reports),
+                extra={"count": len(reports)},
+            )
             return Turn(self._send_singly(reports), [], asked_s)
         if reports.is_plain and not exchanged.unrecorded:
             return Turn(Sent(), exchanged.claimed, asked_s)
@@ -443,13 +459,22 @@ class Worker:
                 reports.explain(self._database.store, self.id, exchanged.unrecorded)
             )
         except DatabaseUnavailable as error:
-            logger.warning("the reports of %d attempts wait: %s", len(reports), error)
+            self.log.warning(
+                "the reports of %d attempts wait: %s",
+                len(reports),
+                error,
+                extra=_about(error) | {"count": len(reports)},
+            )
             left = Reports(
                 returned=exchanged.unrecorded, failed=reports.failed, refused=reports.refused
             )
             sent = Sent(again=left)
         except Exception:
-            logger.exception("a group of %d reports was refused; sending one by one", len(reports))
+            self.log.exception(
+                "a group of %d reports was refused; sending one by one",
+                len(reports),
+                extra={"count": len(reports)},
+            )
             sent = self._send_singly(reports)
         return Turn(sent, exchanged.claimed, asked_s)
 
@@ -605,7 +630,11 @@ class Worker:
             except DatabaseUnavailable:
                 again.extend(report)
             except Exception:
-                logger.exception("report given up; the job is recovered when its lease expires")
+                (lease,) = report.leases
+                self.log.exception(
+                    "report given up; the job is recovered when its lease expires",
+                    extra=lease._asdict(),
+                )
             else:
                 again.extend(sent.again)
                 refused += sent.refused
@@ -617,12 +646,17 @@ class Worker:
             self._loop.call_later(BUSY_PAUSE_S, self._report_again, sent.again)
         for report in sent.refused:
             tell(self._middleware, partial(_tell_refused, report))
-            logger.warning(
+            self.log.warning(
                 "job %d: the attempt with token %d was refused (%s, %s); it changed nothing",
                 report.lease.job_id,
                 report.lease.token,
                 report.stage.value,
                 report.reason,
+                extra={
+                    **report.lease._asdict(),
+                    "stage": report.stage.value,
+                    "reason": report.reason,
+                },
             )
 
     def _report_again(self, reports: Reports) -> None:
@@ -692,10 +726,10 @@ class Worker:
             self._heartbeat.remove(lease)
         for attempt in self._work.all_running():
             if attempt.lease in learned.lost:
-                logger.warning("job %d: its lease was lost", attempt.lease.job_id)
+                attempt.log.warning("job %d: its lease was lost", attempt.lease.job_id)
                 attempt.lose()
             elif attempt.lease in learned.cancelled and not attempt.fate.is_lease_lost:
-                logger.info("job %d was cancelled", attempt.lease.job_id)
+                attempt.log.info("job %d was cancelled", attempt.lease.job_id)
                 attempt.cancel()
         self._wake.set()
 
@@ -713,13 +747,14 @@ class Worker:
             self._next_reconcile_s = 0.0
         if recovered.total:
             tell(self._middleware, lambda each: each.recovered(recovered))
-            logger.warning(
+            self.log.warning(
                 "recovered expired leases: %d finalized (committed before), %d to be retried, "
                 "%d dead, %d ambiguous",
                 len(recovered.healed),
                 len(recovered.retried),
                 len(recovered.dead),
                 len(recovered.parked),
+                extra=recovered.by_fate,
             )
 
     def _retry_delay_s(self, attempt: LeasedAttempt) -> float:
@@ -741,10 +776,11 @@ class Worker:
         unknown = await self._on_control(lambda: self._control.run(look()))
         for task in set(unknown) - self._warned_of:
             self._warned_of.add(task)
-            logger.warning(
+            self.log.warning(
                 "jobs wait for task %r, which this worker does not have; it leaves them, with no "
                 "attempt spent, to a worker that does",
                 task,
+                extra={"task": task},
             )
 
     # -- stopping
@@ -765,7 +801,7 @@ class Worker:
         self._control.close()
         await self._database.aclose()
         self._database.close()
-        logger.info("worker %s stopped", self.id)
+        self.log.info("worker %s stopped", self.id)
 
     async def _give_back_unstarted(self) -> None:
         unstarted = self._work.close()
@@ -800,7 +836,11 @@ class Worker:
         if coroutines:
             await asyncio.wait(coroutines, timeout=LAST_WORDS_S)
         if interrupted:
-            logger.warning("%d handlers were interrupted", len(interrupted))
+            self.log.warning(
+                "%d handlers were interrupted",
+                len(interrupted),
+                extra={"count": len(interrupted)},
+            )
 
     async def _hand_in(self) -> None:
         if self._work.reports:
@@ -820,11 +860,11 @@ class Worker:
                 await action()
             except DatabaseUnavailable as error:
                 if time.monotonic() >= deadline_s or self._is_hurried:
-                    logger.warning("could not %s: %s", what, error)
+                    self.log.warning("could not %s: %s", what, error, extra=_about(error))
                     return
                 await asyncio.sleep(0.2)
             except Exception:
-                logger.exception("could not %s", what)
+                self.log.exception("could not %s", what)
                 return
             else:
                 return
@@ -834,8 +874,10 @@ class Worker:
         answer = self._loop.run_in_executor(self._control_thread, action)
         answered, _ = await asyncio.wait({answer}, timeout=self.options.patience_s)
         if not answered:
-            logger.warning(
-                "no answer from the database for %g s: connecting afresh", self.options.patience_s
+            self.log.warning(
+                "no answer from the database for %g s: connecting afresh",
+                self.options.patience_s,
+                extra={"pause_s": self.options.patience_s},
             )
             await asyncio.to_thread(self._control.abandon)
         return await answer
@@ -843,6 +885,10 @@ class Worker:
 
 def _tell_refused(report: RefusedReport, to: Middleware) -> None:
     to.refused(report)
+
+
+def _about(error: Exception) -> dict[str, object]:
+    return {"error_type": type(error).__qualname__, "error_message": str(error)}
 
 
 def check_tasks(tasks: Mapping[str, Task[..., Any]], database: Database) -> None:

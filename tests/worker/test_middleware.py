@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, insert
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from jobq import (
     AttemptOutcome,
     AttemptResult,
+    EffectEvent,
     InvalidHeaders,
     InvalidOption,
     Job,
@@ -297,3 +300,93 @@ def test_a_child_process_is_surrounded_there_and_told_of_here(site: Site) -> Non
             cpu.app._middleware.remove(recorder)
     assert result.outcome is AttemptOutcome.COMMITTED
     assert not [told for told in recorder.told if told[0] == "begun"]
+
+
+class Effects(Recorder):
+    def effect(self, job: Job, event: EffectEvent) -> None:
+        self._tell("effect", job.id, event.value)
+
+    def handled(self, job: Job, result: AttemptResult) -> None:
+        self._tell("handled", job.id, result)
+
+
+def test_what_happens_at_the_boundary_is_told_inside_of_the_attempt(app: JobQueue) -> None:
+    effects = Effects()
+    app.use(effects)
+
+    @app.task
+    def charge(db: Session, job: Job) -> None:
+        db.execute(insert(ledger).values(job_id=job.id, charged_by="it"))
+
+    @app.task
+    async def charge_late(job: Job) -> None:
+        async with job.commit() as db:
+            await db.execute(insert(ledger).values(job_id=job.id, charged_by="it"))
+
+    @app.task
+    async def charge_async(db: AsyncSession, job: Job) -> None:
+        await db.execute(insert(ledger).values(job_id=job.id, charged_by="it"))
+
+    for task in (charge, charge_late, charge_async):
+        job = task.enqueue()
+        with app.worker(poll_s=0.05):
+            job.wait(BOUND_S)
+            effects.wait_for("ended")
+        assert [told[0] for told in effects.told] == [
+            *("begun", "effect", "effect", "left", "handled", "ended")
+        ]
+        assert [told[2] for told in effects.told if told[0] == "effect"] == ["begun", "committed"]
+        effects.told.clear()
+
+
+def test_a_refusal_is_told_once_even_if_the_handler_swallows_it(app: JobQueue) -> None:
+    effects = Effects()
+    app.use(effects)
+
+    @app.task
+    def charge(job: Job) -> None:
+        app.cancel(job.id)
+        for _ in range(2):
+            with suppress(BaseException), job.commit() as db:
+                db.execute(insert(ledger).values(job_id=job.id, charged_by="nobody"))
+
+    job = charge.enqueue()
+    with app.worker(poll_s=0.05):
+        ((_, result),) = effects.wait_for("handled")
+        ((job_id, event),) = effects.wait_for("effect")
+    assert (job_id, event) == (job.id, "refused")
+    assert (result.outcome, result.reason) == (AttemptOutcome.REFUSED, "already_cancelled")
+
+
+def test_jobs_of_a_batch_are_told_of_each(app: JobQueue) -> None:
+    effects = Effects()
+    app.use(effects)
+
+    @app.batch_task(size=10)
+    def index(db: Connection, numbers: list[int]) -> None:
+        for number in numbers:
+            db.execute(insert(ledger).values(job_id=number, charged_by="batch"))
+
+    jobs = app.enqueue_many(index.request(number) for number in range(2))
+    with app.worker(poll_s=0.05):
+        effects.wait_for("handled", 2)
+    told = {(job_id, event) for job_id, event in effects.wait_for("effect", 4)}
+    assert told == {(job.id, event) for job in jobs for event in ("begun", "committed")}
+
+
+def test_an_interrupted_handler_is_told_of_as_such_where_it_ran(app: JobQueue) -> None:
+    effects = Effects()
+    app.use(effects)
+    has_begun = threading.Event()
+
+    @app.task
+    async def wait() -> None:
+        has_begun.set()
+        await asyncio.sleep(BOUND_S)
+
+    wait.enqueue()
+    with app.worker(poll_s=0.05, grace_s=0):
+        assert has_begun.wait(BOUND_S)
+    ((_, handled),) = effects.wait_for("handled")
+    ((_, ended),) = effects.wait_for("ended")
+    assert handled.outcome is ended.outcome is AttemptOutcome.INTERRUPTED
