@@ -153,7 +153,8 @@ def test_what_crosses_to_a_child_and_back_is_jobqs_own(sqlite_url: str) -> None:
     for _ in app.tasks:
         claimed = worker.claim(None)
         assert claimed is not None
-        crossed |= modules_in((("m", "f"), Where(sqlite_url, "jobq", 1.0, False), claimed, 64))
+        where = Where(sqlite_url, "jobq", 1.0, is_pooled=False, worker="w")
+        crossed |= modules_in((("m", "f"), where, claimed, 64))
         report = worker.attempt(claimed).run_in_thread(Relay(lambda _, __: None))
         reports.add(type(report).__name__)
         crossed |= modules_in(report)
