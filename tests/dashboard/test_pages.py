@@ -47,10 +47,10 @@ def csrf_of(client: TestClient, path: str = "/queues") -> str:
     return found[1]
 
 
-def test_every_page_as_everybody_may_see_it(scene: Scene) -> None:
-    client = TestClient(create_dashboard(scene.app))
-    paths = [*PAGES, *(f"/jobs/{job_id}" for job_id in (scene.done, scene.dead, scene.zombie))]
-    for path in [*paths, f"/jobs/{scene.hostile}", f"/jobs/{scene.ambiguous}"]:
+def test_every_page_as_everybody_may_see_it(still: Scene) -> None:
+    client = TestClient(create_dashboard(still.app))
+    paths = [*PAGES, *(f"/jobs/{job_id}" for job_id in (still.done, still.dead, still.zombie))]
+    for path in [*paths, f"/jobs/{still.hostile}", f"/jobs/{still.ambiguous}"]:
         answer = client.get(path)
         assert answer.status_code == 200, (path, answer.text)
         assert 'method="post" action="/queues' not in answer.text
@@ -65,10 +65,10 @@ def test_every_page_as_everybody_may_see_it(scene: Scene) -> None:
         assert answer.headers["cache-control"] == "no-store"
 
 
-def test_what_the_pages_tell(scene: Scene) -> None:
-    client = TestClient(create_dashboard(scene.app))
-    assert "sent to ada@example.org" in client.get(f"/jobs/{scene.done}").text
-    zombie = client.get(f"/jobs/{scene.zombie}").text
+def test_what_the_pages_tell(still: Scene) -> None:
+    client = TestClient(create_dashboard(still.app))
+    assert "sent to ada@example.org" in client.get(f"/jobs/{still.done}").text
+    zombie = client.get(f"/jobs/{still.zombie}").text
     assert 'class="zombie"' in zombie
     assert 'class="refused"' in zombie
     assert "committed: the record, token 2" in zombie
@@ -78,7 +78,7 @@ def test_what_the_pages_tell(scene: Scene) -> None:
     assert "nightly" in client.get("/schedules").text
     assert ">2100-01-01 00:00:00<" in client.get("/queues").text
     assert "queue.pause" in client.get("/audit").text
-    assert f">{scene.zombie}</a>" in client.get("/integrity").text
+    assert f">{still.zombie}</a>" in client.get("/integrity").text
     assert "violated" not in client.get("/integrity/invariants").text
     assert client.get("/jobs/999999").status_code == 404
     assert client.get("/nothing").status_code == 404
@@ -102,21 +102,21 @@ def test_jobs_are_filtered_and_paged(scene: Scene) -> None:
     assert client.get("/jobs?state=lost").status_code == 400
 
 
-def test_hostile_text_stays_text(scene: Scene) -> None:
-    client = TestClient(create_dashboard(scene.app))
-    for path in ("/jobs", f"/jobs/{scene.hostile}", f"/jobs/{scene.dead}", "/dead", "/integrity"):
+def test_hostile_text_stays_text(still: Scene) -> None:
+    client = TestClient(create_dashboard(still.app))
+    for path in ("/jobs", f"/jobs/{still.hostile}", f"/jobs/{still.dead}", "/dead", "/integrity"):
         assert "<script>alert" not in client.get(path).text, path
         assert "<img" not in client.get(path).text, path
-    assert "&lt;script&gt;" in client.get(f"/jobs/{scene.hostile}").text
+    assert "&lt;script&gt;" in client.get(f"/jobs/{still.hostile}").text
     assert HOSTILE not in client.get("/jobs", params={"task": HOSTILE}).text
 
 
-def test_secrets_are_hidden(scene: Scene) -> None:
-    shown = TestClient(create_dashboard(scene.app)).get(f"/jobs/{scene.done}").text
+def test_secrets_are_hidden(still: Scene) -> None:
+    shown = TestClient(create_dashboard(still.app)).get(f"/jobs/{still.done}").text
     assert "hunter2" not in shown
     assert HIDDEN in shown
-    hiding = TestClient(create_dashboard(scene.app, show_arguments=False))
-    for path in (f"/jobs/{scene.done}", f"/jobs/{scene.dead}", "/jobs", "/dead"):
+    hiding = TestClient(create_dashboard(still.app, show_arguments=False))
+    for path in (f"/jobs/{still.done}", f"/jobs/{still.dead}", "/jobs", "/dead"):
         assert "example.org" not in hiding.get(path).text
         assert "was declined" not in hiding.get(path).text
 
@@ -134,16 +134,16 @@ def test_redaction(text: str, shown: str | None) -> None:
     assert found == (shown or '{"Password": "•••", "b": [{"api_key": "•••", "c": 2}]}')
 
 
-def test_nothing_is_done_without_a_token(scene: Scene) -> None:
-    client = TestClient(create_dashboard(scene.app))
-    answer = client.post("/jobs/cancel", data={"job": str(scene.scheduled), "csrf": ""})
+def test_nothing_is_done_without_a_token(still: Scene) -> None:
+    client = TestClient(create_dashboard(still.app))
+    answer = client.post("/jobs/cancel", data={"job": str(still.scheduled), "csrf": ""})
     assert answer.status_code == 403
     assert "read-only" in answer.text
-    assert scene.app.status(scene.scheduled).state is State.SCHEDULED
+    assert still.app.status(still.scheduled).state is State.SCHEDULED
 
 
-def test_with_a_token_nobody_else_sees_anything(scene: Scene) -> None:
-    client = TestClient(create_dashboard(scene.app, token=TOKEN), follow_redirects=False)
+def test_with_a_token_nobody_else_sees_anything(still: Scene) -> None:
+    client = TestClient(create_dashboard(still.app, token=TOKEN), follow_redirects=False)
     for path in PAGES:
         answer = client.get(path)
         assert (answer.status_code, answer.headers["location"]) == (303, "/login"), path
@@ -153,17 +153,17 @@ def test_with_a_token_nobody_else_sees_anything(scene: Scene) -> None:
     assert not client.cookies
     for short in ("", "short"):
         with pytest.raises(InvalidOption, match="16 characters"):
-            create_dashboard(scene.app, token=short)
+            create_dashboard(still.app, token=short)
 
 
-def test_the_session_is_signed_and_kept_from_scripts(scene: Scene) -> None:
-    client = logged_in(scene.app)
+def test_the_session_is_signed_and_kept_from_scripts(still: Scene) -> None:
+    client = logged_in(still.app)
     cookie = client.cookies["jobq_session"]
     assert client.get("/").status_code == 200
     client.cookies.clear()
     client.cookies["jobq_session"] = f"{cookie[:-2]}xx"
     assert client.get("/").status_code == 303
-    again = TestClient(create_dashboard(scene.app, token=TOKEN), base_url="https://testserver")
+    again = TestClient(create_dashboard(still.app, token=TOKEN), base_url="https://testserver")
     set_cookie = again.post(
         "/login", data={"token": TOKEN, "name": ""}, follow_redirects=False
     ).headers["set-cookie"]
@@ -182,15 +182,15 @@ def test_the_session_is_signed_and_kept_from_scripts(scene: Scene) -> None:
     ],
 )
 def test_forged_requests_change_nothing(
-    scene: Scene, headers: dict[str, str], csrf: str | None
+    still: Scene, headers: dict[str, str], csrf: str | None
 ) -> None:
-    client = logged_in(scene.app)
+    client = logged_in(still.app)
     given = csrf_of(client) if csrf is None else csrf
     answer = client.post(
-        "/jobs/cancel", data={"job": str(scene.scheduled), "csrf": given}, headers=headers
+        "/jobs/cancel", data={"job": str(still.scheduled), "csrf": given}, headers=headers
     )
     assert answer.status_code == 403
-    assert scene.app.status(scene.scheduled).state is State.SCHEDULED
+    assert still.app.status(still.scheduled).state is State.SCHEDULED
 
 
 def test_actions_are_done_and_audited(scene: Scene) -> None:
@@ -236,8 +236,8 @@ def test_actions_are_done_and_audited(scene: Scene) -> None:
     assert client.get("/").status_code == 303
 
 
-def test_words_are_not_put_into_its_mouth(scene: Scene) -> None:
-    client = TestClient(create_dashboard(scene.app))
+def test_words_are_not_put_into_its_mouth(still: Scene) -> None:
+    client = TestClient(create_dashboard(still.app))
     assert "send money" not in client.get("/?told=send+money").text
 
 
@@ -266,12 +266,12 @@ def test_mounted_into_a_service_with_its_own_authentication(scene: Scene) -> Non
     assert scene.app.audit.list()[0].actor == "grace"
 
 
-def test_only_the_names_it_was_given(scene: Scene) -> None:
-    client = TestClient(create_dashboard(scene.app, allowed_hosts=["127.0.0.1"]))
+def test_only_the_names_it_was_given(still: Scene) -> None:
+    client = TestClient(create_dashboard(still.app, allowed_hosts=["127.0.0.1"]))
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
     assert client.get("/", headers={"host": "127.0.0.1:8080"}).status_code == 200
 
 
-def test_a_token_or_the_hosts_own_authentication(scene: Scene) -> None:
+def test_a_token_or_the_hosts_own_authentication(still: Scene) -> None:
     with pytest.raises(InvalidOption, match="pass one of them"):
-        create_dashboard(scene.app, token=TOKEN, authorize=lambda _: "x")
+        create_dashboard(still.app, token=TOKEN, authorize=lambda _: "x")
