@@ -34,9 +34,9 @@ def observe(history: History) -> None:
     """Write every claim, start and commit of this process to `history`, from now on."""
 
     class ObservedAttempt(Attempt):
-        def __init__(self, claimed: ClaimedJob, *args: Any) -> None:
+        def __init__(self, claimed: ClaimedJob, *args: Any, **keywords: Any) -> None:
             history.write(Op.CLAIM, **_facts(claimed))
-            super().__init__(claimed, *args)
+            super().__init__(claimed, *args, **keywords)
 
         async def run(self, relay: Relay) -> Report:
             history.write(Op.START, **_facts(self.claimed))
