@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -449,6 +452,38 @@ def test_dashboard(names: dict[str, Any]) -> None:
     client = TestClient(names["service"])
     assert client.get("/ops/jobs/").status_code == 403
     assert client.get("/ops/jobs/", headers={"x-forwarded-user": "ada"}).status_code == 200
+
+
+def test_observability(tmp_path: Path, database_url: str) -> None:
+    """In a process of its own: it configures logging and registers metrics for all of it."""
+    structlog, context, otel, prometheus = examples("docs/observability.md")
+    jobs = """
+from prometheus_client import generate_latest
+
+@app.task
+def greet(name: str) -> None:
+    structlog.get_logger("shop").info("hello", name=name)
+    raise ValueError(name)
+
+with app.worker(poll_s=0.05):
+    greet.using(max_attempts=1).enqueue("Ada").wait(30)
+print(generate_latest(REGISTRY).decode())
+"""
+    made = f"from jobq import JobQueue\napp = JobQueue({database_url!r})\n"
+    (tmp_path / "shop.py").write_text("\n".join([made, structlog, context, otel, prometheus, jobs]))
+    ran = subprocess.run(
+        [sys.executable, "shop.py"], cwd=tmp_path, capture_output=True, text=True, timeout=BOUND_S
+    )
+    assert ran.returncode == 0, ran.stderr
+
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    hello = next(line for line in lines if line["event"] == "hello")
+    assert (hello["name"], hello["job_id"], hello["task"]) == ("Ada", 1, "shop.greet")
+    failed = next(line for line in lines if "failed in attempt" in line["event"])
+    (shown,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs/observability.md").read_text(), re.S)
+    assert set(json.loads(shown)) - set(failed) == {"message"}  # which structlog calls the event
+    assert 'jobq_buried_total{queue="default",task="shop.greet"} 1.0' in ran.stdout
+    assert 'jobq_jobs{queue="",state="dead"} 1.0' in ran.stdout
 
 
 def test_testing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

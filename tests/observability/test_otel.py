@@ -27,7 +27,7 @@ from jobq.otel import OpenTelemetry
 from jobq.store.elapsed import elapse
 from tests.observability.traced import SPANS_VARIABLE
 from tests.worker.charges import ledger
-from tests.worker.conftest import BOUND_S, Site, wait_for
+from tests.worker.conftest import BOUND_S, ROOT, Site, wait_for
 
 
 class Telemetry:
@@ -230,6 +230,13 @@ def test_status_and_counts_by_outcome(app: JobQueue, telemetry: Telemetry) -> No
     assert events(cancelled[0]) == ["effect refused"]
     assert cancelled[0].status.status_code is StatusCode.UNSET
 
+    page = (ROOT / "docs/observability.md").read_text()
+    data = telemetry.reader.get_metrics_data()
+    assert data is not None
+    for metric in data.resource_metrics[0].scope_metrics[0].metrics:
+        assert f"| `{metric.name}` |" in page
+    for name in {name for span in spans for name in attributes(span)}:
+        assert f"`{name}`" in page
     assert telemetry.counted("jobq.attempts", jobq_outcome="failed") == 3
     assert telemetry.counted("jobq.attempts", jobq_outcome="snoozed") == 2
     assert telemetry.counted("jobq.attempts", jobq_outcome="refused") == 1

@@ -268,9 +268,9 @@ def test_each_process_of_a_worker_has_its_own_port(postgres_site: Site) -> None:
     assert sum(map(float, told)) == 20
 
 
-def test_an_exporter_of_its_own(site: Site) -> None:
-    charge = site.app.tasks["tests.worker.charges.charge"]
-    charge.enqueue()
+def test_an_exporter_of_its_own(postgres_site: Site) -> None:
+    site = postgres_site
+    site.app.tasks["tests.worker.charges.charge"].enqueue()
     exporter = subprocess.Popen(
         [sys.executable, "-m", "jobq", "metrics", "--port", "0", "--database-url", site.url],
         cwd=ROOT,
