@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from click.testing import CliRunner
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
@@ -35,6 +36,7 @@ from jobq import schema as migrations
 from jobq.cli import main
 from jobq.client import COPY_FROM_JOBS
 from jobq.models import tables_for
+from jobq.prometheus import QueueCollector
 from jobq.protocol.retention import MIN_AGE_S, RetentionPolicy
 from jobq.roles import Roles, grant_roles, grant_sql, revoke_roles, revoke_sql
 from jobq.testing import drain
@@ -291,6 +293,12 @@ def test_a_reader_sees_everything(granted: Granted) -> None:
     with psycopg.connect(granted.url_as(granted.roles.read)) as connection:
         for table in TABLES:
             connection.execute(f"SELECT * FROM jobq.{table}".encode())
+
+
+def test_a_reader_may_measure_the_queue(granted: Granted) -> None:
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(granted.app_as(granted.roles.read)))
+    assert registry.get_sample_value("jobq_database_up") == 1
 
 
 def test_a_reader_writes_nothing(granted: Granted) -> None:
