@@ -68,18 +68,23 @@ def test_version(tmp_path: Path) -> None:
     assert jobq(tmp_path, "--version").stdout.startswith("jobq, version ")
 
 
-def test_upgrade_check_downgrade(tmp_path: Path, empty_postgres_url: str) -> None:
-    for url in (f"sqlite:///{tmp_path / 'jobs.db'}", empty_postgres_url):
-        assert "jobq upgrade" in refusal(jobq(tmp_path, "check", url=url))
-        upgraded = jobq(tmp_path, "upgrade", "--database-url", url)
-        assert upgraded.returncode == 0, upgraded.stderr
-        assert f"is at revision {revisions()[-1]}" in upgraded.stdout
-        assert jobq(tmp_path, "check", url=url).returncode == 0
-        assert jobq(tmp_path, "upgrade", url=url).returncode == 0, "twice is harmless"
-        asked = jobq(tmp_path, "downgrade", "base", url=url)
-        assert asked.returncode == 1, "nobody said yes"
-        downgraded = jobq(tmp_path, "downgrade", "base", "--yes", url=url)
-        assert "no jobq tables" in downgraded.stdout, downgraded.stderr
+@pytest.mark.parametrize("backend", ["postgresql", "sqlite"])
+def test_upgrade_check_downgrade(
+    request: pytest.FixtureRequest, tmp_path: Path, backend: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    if backend == "postgresql":
+        url = request.getfixturevalue("empty_postgres_url")
+    assert "jobq upgrade" in refusal(jobq(tmp_path, "check", url=url))
+    upgraded = jobq(tmp_path, "upgrade", "--database-url", url)
+    assert upgraded.returncode == 0, upgraded.stderr
+    assert f"is at revision {revisions()[-1]}" in upgraded.stdout
+    assert jobq(tmp_path, "check", url=url).returncode == 0
+    assert jobq(tmp_path, "upgrade", url=url).returncode == 0, "twice is harmless"
+    asked = jobq(tmp_path, "downgrade", "base", url=url)
+    assert asked.returncode == 1, "nobody said yes"
+    downgraded = jobq(tmp_path, "downgrade", "base", "--yes", url=url)
+    assert "no jobq tables" in downgraded.stdout, downgraded.stderr
 
 
 @pytest.mark.parametrize(
