@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from jobq import revisions
-from jobq import schema as migrations
 from jobq.cli import options
 from jobq.database.open import open_database
 from jobq.database.url import parse_url
@@ -20,6 +19,8 @@ def upgrade(database_url: str | None, schema: str, revision: str) -> None:
 
     Safe to run on every deploy, and from several places at once.
     """
+    from jobq import schema as migrations  # Alembic alone takes a second, and a check needs none
+
     url = parse_url(database_url)
     migrations.upgrade(url, schema=schema, revision=revision)
     click.echo(f"{url!r} is at revision {migrations.current_revision(url, schema=schema)}")
@@ -32,6 +33,8 @@ def upgrade(database_url: str | None, schema: str, revision: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def downgrade(database_url: str | None, schema: str, revision: str, yes: bool) -> None:
     """Take jobq's tables back to REVISION; "base" removes them and every job in them."""
+    from jobq import schema as migrations
+
     url = parse_url(database_url)
     if not yes:
         click.confirm(f"Downgrade {url!r} to {revision}? Jobs may be lost", abort=True)
