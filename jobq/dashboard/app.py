@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -40,6 +41,9 @@ HERE = Path(__file__).parent
 LIVE_S = 2.0
 """What is live is asked for so often at most, however many look."""
 WINDOW_MINUTES = 60
+SETTLED_MINUTES = 5
+"""What happened longer ago is not asked again: only a transaction that is open for as long could
+still add to it."""
 JOBS_PER_PAGE = 50
 MOST_SELECTED = 1_000
 HOURS = {"15m": 0.25, "1h": 1.0, "8h": 8.0, "24h": 24.0}
@@ -99,9 +103,16 @@ class Live:
     async def recent(self) -> Recent:
         async with self._asking:
             if self._known is None or time.monotonic() - self._asked_s >= LIVE_S:
-                self._known = await run_in_threadpool(self._queue.jobs.recent, WINDOW_MINUTES)
+                self._known = await run_in_threadpool(self._ask, self._known)
                 self._asked_s = time.monotonic()
             return self._known
+
+    def _ask(self, known: Recent | None) -> Recent:
+        if known is None:
+            return self._queue.jobs.recent(WINDOW_MINUTES)
+        passed = math.ceil((time.monotonic() - self._asked_s) / 60)
+        anew = self._queue.jobs.recent(min(WINDOW_MINUTES, passed + SETTLED_MINUTES))
+        return anew.following(known)
 
 
 class Dashboard:

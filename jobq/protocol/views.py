@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from json import dumps, loads
 from typing import Self
@@ -313,6 +313,13 @@ class Recent:
             ended = minute.committed + minute.dead + minute.cancelled
             depth += ended - minute.enqueued
         return depths[::-1]
+
+    def following(self, known: Recent) -> Recent:
+        """What was asked anew, with the minutes before it as they were known, as many in all."""
+        first = self.minutes[0].at
+        minutes = [*(minute for minute in known.minutes if minute.at < first), *self.minutes]
+        most = max(len(known.minutes), len(self.minutes))
+        return replace(self, minutes=minutes[-most:])
 
 
 @dataclass(frozen=True, slots=True)

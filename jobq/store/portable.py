@@ -113,7 +113,8 @@ def _queue_on_sqlite(element: queue_of_line, compiler: SQLCompiler, **keywords: 
 @compiles(minute_of, "postgresql")
 def _minute_on_postgresql(element: minute_of, compiler: SQLCompiler, **keywords: Any) -> str:
     (instant,) = (compiler.process(each, **keywords) for each in element.clauses)
-    return f"date_trunc('minute', {instant})"
+    # Whole arithmetic: date_trunc looks into the session's time zone for each row.
+    return f"date_bin('1 minute', {instant}, 'epoch')"
 
 
 @compiles(minute_of, "sqlite")
