@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import os
 from base64 import urlsafe_b64decode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobq.errors import InvalidOption, KeyMissing, MissingExtra
@@ -27,7 +27,8 @@ HASH_KEY_VARIABLE = "JOBQ_ENCRYPTION_HASH_KEY"
 
 # JSON, for a column that holds JSON; with a space that jobq's own encoder never writes, so that no
 # result can be taken for an encrypted one.
-_BEFORE, _AFTER = '{"jobq.encrypted": "', '"}'
+_SEALED = "jobq.encrypted"
+_BEFORE, _AFTER = f'{{"{_SEALED}": "', '"}'
 
 
 class Encryption:
@@ -132,6 +133,11 @@ class SealedResults(Results):
 
     def decode(self, recorded: str) -> Any:
         return super().decode(self._encryption.unseal(self._what, recorded))
+
+
+def is_sealed(value: Mapping[str, Any]) -> bool:
+    """Return whether a JSON object is an encrypted text."""
+    return value.keys() == {_SEALED}
 
 
 def arguments_of(task: str) -> str:

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobq.encryption import is_sealed
+
 HIDDEN = "•••"
+ENCRYPTED = "(encrypted)"
 DEFAULT_PATTERNS = (
     "passw",
     "secret",
@@ -49,6 +52,8 @@ class Redaction:
 
     def _redacted(self, value: Any) -> Any:
         if isinstance(value, dict):
+            if is_sealed(value):
+                return ENCRYPTED
             return {
                 key: HIDDEN if self._is_hidden(key) else self._redacted(inner)
                 for key, inner in value.items()

@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from cryptography.fernet import Fernet
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 from jobq import InvalidOption, JobQueue, State
 from jobq.dashboard import create_dashboard
 from jobq.dashboard.redaction import HIDDEN, Redaction
+from jobq.encryption import Encryption
 from tests.dashboard.scene import HOSTILE, Scene
 
 TOKEN = "a token of more than sixteen characters"
@@ -127,6 +129,7 @@ def test_secrets_are_hidden(still: Scene) -> None:
         ('{"a": 1}', '{"a": 1}'),
         ('{"Password": "x", "b": [{"api_key": "y", "c": 2}]}', None),
         ("no json", HIDDEN),
+        (Encryption([Fernet.generate_key().decode()]).seal("arguments", "{}"), '"(encrypted)"'),
     ],
 )
 def test_redaction(text: str, shown: str | None) -> None:
