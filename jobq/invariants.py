@@ -141,10 +141,10 @@ class Invariant(NamedTuple):
 
 INVARIANTS = (
     Invariant("I1", "a job has at most one commit record", ONE_RECORD),
-    Invariant("I5", "a job waits for others while there are any", WHO_WAITS_WAITS_FOR_SOMETHING),
     Invariant("I4", "a refused attempt changed nothing", REFUSED_MEANS_UNCHANGED),
     Invariant("I5", "every job is in exactly one place", ONE_PLACE),
     Invariant("I5", "no place holds a job that does not exist", NO_PLACE_WITHOUT_A_JOB),
+    Invariant("I5", "a job waits for others while there are any", WHO_WAITS_WAITS_FOR_SOMETHING),
     Invariant("I7", "attempts never exceed max_attempts", ATTEMPTS_WITHIN_LIMIT),
     Invariant("I8", "the lease tokens of a job only grow", TOKENS_ONLY_GROW),
     Invariant("I9", "no attempt begins after a fate is recorded", NO_ATTEMPT_AFTER_THE_FATE),

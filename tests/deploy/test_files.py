@@ -61,8 +61,9 @@ def test_the_composition_waits_for_the_database_and_the_tables() -> None:
         wanted = services[name]["depends_on"]["migrate"]["condition"]
         assert wanted == "service_completed_successfully"
     assert services["worker"]["deploy"]["replicas"] == 2
-    (port,) = services["dashboard"]["ports"]
-    assert port.startswith("127.0.0.1:")
+    for name in ("dashboard", "service"):
+        (port,) = services[name]["ports"]
+        assert port.startswith("127.0.0.1:")
 
 
 def test_nobody_is_killed_within_the_grace_period() -> None:
