@@ -29,27 +29,26 @@ def commands() -> None:
     """Show every command of jobq's, with its arguments and options."""
     from jobq.cli import main
 
-    for name in main.list_commands(click.Context(main)):
-        command = main.get_command(click.Context(main), name)
-        assert command is not None
-        _show_command(command, ("jobq", name))
+    context = click.Context(main, info_name="jobq")
+    for name in main.list_commands(context):
+        _show_command(main.get_command(context, name), ("jobq", name))
 
 
-def _show_command(command: click.Command, path: Sequence[str]) -> None:
-    context = click.Context(command, info_name=" ".join(path))
+def _show_command(command: click.Command | None, path: Sequence[str]) -> None:
+    assert command is not None, path
     called = " ".join(path)
+    context = click.Context(command, info_name=called)
     print(f"\n{'#' * len(path)} {called}\n")
     print(inspect.cleandoc(command.help or ""))
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
-            inner = command.get_command(context, name)
-            assert inner is not None
-            _show_command(inner, (*path, name))
+            _show_command(command.get_command(context, name), (*path, name))
         return
     print(f"\n```text\n{called} {' '.join(command.collect_usage_pieces(context))}\n```\n")
     for option in command.get_params(context):
         record = option.get_help_record(context)
-        if record is not None and option.name != "help" and (record[1] or record[0][0] == "-"):
+        says_something = record is not None and (record[1] or isinstance(option, click.Option))
+        if record is not None and says_something and "--help" not in option.opts:
             print(f"- `{record[0]}`: {_sentence(record[1])}".removesuffix(": "))
 
 
