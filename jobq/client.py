@@ -99,16 +99,20 @@ class JobQueue:
 
         app = JobQueue("postgresql://localhost/shop")
 
-    `url`: PostgreSQL or SQLite; from JOBQ_DATABASE_URL when not given. `schema`: the PostgreSQL
-    schema of jobq's tables; from JOBQ_SCHEMA, else "jobq". `max_args_bytes`: the largest
-    arguments one job may have, as JSON. `max_connections`: the most this object opens for
-    enqueueing; workers have their own. `keep`: how long the jobs of tasks that do not say
-    themselves are kept after their end; see `Retention`. `pooled`: the URL is that of a pooler in
-    transaction mode (PgBouncer); see docs/pgbouncer.md. `encryption`: keys, the newest first, with
-    which arguments and results are encrypted (extra `crypto`); from JOBQ_ENCRYPTION_KEYS, separated
-    by commas, when not given; see docs/security.md.
-
     Nothing connects until the first job is enqueued, so a module can make one at import.
+
+    - `url`: PostgreSQL or SQLite; from `JOBQ_DATABASE_URL` when not given.
+    - `schema`: the PostgreSQL schema of jobq's tables; from `JOBQ_SCHEMA`, else "jobq".
+    - `max_args_bytes`: the largest arguments one job may have, in bytes of JSON.
+    - `max_connections`: the most this object opens for enqueueing; workers have their own.
+    - `keep`: how long the jobs of tasks that do not say themselves are kept after their end; see
+      `Retention`.
+    - `pooled`: the URL is that of a pooler in transaction mode (PgBouncer); see docs/pgbouncer.md.
+    - `encryption`: keys, the newest first, with which arguments and results are encrypted (extra
+      `crypto`); from `JOBQ_ENCRYPTION_KEYS`, separated by commas, when not given; see
+      docs/security.md.
+
+    Raises InvalidOption or MissingExtra for keys that cannot be used.
     """
 
     def __init__(
@@ -228,19 +232,23 @@ class JobQueue:
         inside the effect transaction: it commits with the job's commit record, or not at all.
         One annotated `Job` receives the job. The rest are the job's arguments.
 
-        `name`: what the database calls it, by default module and function name. `priority`:
-        smaller runs first. `retry`: the backoff between attempts, and rules for some errors; see
-        `Retry`. `keep`: how long its jobs are
-        kept after their end; the queue's own `keep` when not given. `limits`: how many run at once
-        and how often they begin, wherever they run; see `Limit`. `unique`: which jobs are the
-        same, and what becomes of the second; see `Unique`. `outside_effects`: what follows
-        when an attempt may have done something outside the database and nobody knows; see
-        `OutsideEffects`. `keep_result`: keep what the handler returns with its jobs, when its
-        return annotation says that it returns something. `process`: run the handler in a process of
-        its own (extra `processes`); `memory_mb`: how many MiB more than that process has already it
-        may take, on Linux. `timeout_s`: how long an attempt may take; see docs/retries.md.
-        `breaker`: when to leave the task alone for a while; see `Breaker`. `version`, `upgrade`:
-        for jobs that older code enqueued; see docs/deploys.md.
+        - `name`: what the database calls it, by default module and function name.
+        - `queue`: the line its jobs wait in.
+        - `priority`: -32,768 to 32,767; smaller runs first.
+        - `max_attempts`: 1 to 32,767; a job is dead after so many, crashes included.
+        - `retry`: the backoff between attempts, and rules for some errors; see `Retry`.
+        - `keep`: how long its jobs are kept after their end; the queue's own `keep` when not given.
+        - `limits`: how many run at once and how often they begin, wherever they run; see `Limit`.
+        - `unique`: which jobs are the same, and what becomes of the second; see `Unique`.
+        - `outside_effects`: what follows when an attempt may have done something outside the
+          database and nobody knows; see `OutsideEffects`.
+        - `keep_result`: keep what the handler returns with its jobs, when its return annotation
+          says that it returns something.
+        - `process`: run the handler in a process of its own (extra `processes`).
+        - `memory_mb`: how many MiB more than that process has already it may take, on Linux.
+        - `timeout_s`: how many seconds an attempt may take; see docs/retries.md.
+        - `breaker`: when to leave the task alone for a while; see `Breaker`.
+        - `version`, `upgrade`: for jobs that older code enqueued; see docs/deploys.md.
 
         Raises InvalidTask or InvalidOption.
         """
@@ -393,9 +401,13 @@ class JobQueue:
 
             app.schedule("nightly", "30 2 * * *", report.request(), timezone="Europe/Berlin")
 
-        `cron`: minute, hour, day, month, weekday. `missed`: what becomes of ticks that passed while
-        no worker ran; see `Missed`. What it makes are ordinary jobs, one for each tick. Raises
-        InvalidOption.
+        - `name`: what the database calls it.
+        - `cron`: minute, hour, day, month, weekday.
+        - `request`: the job to enqueue at each tick; without a delay or a deadline of its own.
+        - `timezone`: an IANA name, by whose clock the expression is read.
+        - `missed`: what becomes of ticks that passed while no worker ran; see `Missed`.
+
+        What it makes are ordinary jobs, one for each tick. Raises InvalidOption.
         """
         if name in self._schedules:
             raise InvalidOption(f"two schedules are named {name!r}: rename one")
@@ -434,7 +446,10 @@ class JobQueue:
     def enqueue_many(self, requests: Iterable[JobRequest]) -> list[JobHandle]:
         """Enqueue the jobs in one transaction of their own: all of them or none. Blocks.
 
-        app.enqueue_many(charge.request(order_id=n, cents=999) for n in range(1000))
+            app.enqueue_many(charge.request(order_id=n, cents=999) for n in range(1000))
+
+        Returns a handle for each request, in their order. Raises NotMigrated, DatabaseUnavailable;
+        JobExists for a unique job that is to raise it.
         """
         return self.database.run(self.enqueueing(list(requests), is_own=True, can_copy=True))
 
@@ -459,7 +474,8 @@ class JobQueue:
     ) -> list[JobHandle] | Coroutine[Any, Any, list[JobHandle]]:
         """Enqueue the jobs in the caller's transaction: they exist if and only if it commits.
 
-        With an async session or connection the result is to be awaited.
+        With an async session or connection the result is to be awaited. Raises
+        UnsupportedConnection; JobExists for a unique job that is to raise it.
         """
         can_copy = isinstance(connection, psycopg.Connection | psycopg.AsyncConnection)
         step = self.enqueueing(list(requests), can_copy=can_copy)
@@ -582,7 +598,8 @@ class JobQueue:
             with app.worker(concurrency=4): ...         # on a thread of its own
 
         The settings are `WorkerOptions`: `queues`, `concurrency`, `lease_s` and so on. Leaving
-        the block stops the worker as SIGTERM would. Signals are left to the service.
+        the block stops the worker as SIGTERM would. Signals are left to the service. Raises
+        InvalidOption; entering the block raises NotMigrated or DatabaseUnavailable.
         """
         return RunningWorker(self._worker(settings))
 
@@ -591,7 +608,8 @@ class JobQueue:
     ) -> None:
         """Run a worker until SIGTERM, SIGINT or cancellation stops it; see `worker`.
 
-        A second signal stops at once.
+        A second signal stops at once. `handle_signals`: False leaves them to the caller, who then
+        cancels. Raises InvalidOption, NotMigrated or DatabaseUnavailable before it starts.
         """
         await self._worker(settings).run(handle_signals=handle_signals)
 

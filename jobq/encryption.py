@@ -34,10 +34,12 @@ _BEFORE, _AFTER = f'{{"{_SEALED}": "', '"}'
 class Encryption:
     """An app's keys; without any, nothing is encrypted.
 
-    `keys`: the newest first, with which new texts are encrypted; each opens what it encrypted.
-    `hash_key`: hashes what is only compared, the keys of unique jobs and limits, and opens nothing;
-    by default the last of `keys`. Give one, and keep it, to change keys without two equal jobs
-    being taken for different ones meanwhile. Raises InvalidOption or MissingExtra.
+    - `keys`: the newest first, with which new texts are encrypted; each opens what it encrypted.
+    - `hash_key`: hashes what is only compared, the keys of unique jobs and limits, and opens
+      nothing; by default the last of `keys`. Give one, and keep it, to change keys without two
+      equal jobs being taken for different ones meanwhile.
+
+    Raises InvalidOption or MissingExtra.
     """
 
     def __init__(self, keys: Sequence[str] = (), *, hash_key: str | None = None) -> None:

@@ -138,18 +138,22 @@ class Job:
 
     @property
     def id(self) -> int:
+        """The number of the job."""
         return self._claimed.lease.job_id
 
     @property
     def queue(self) -> str:
+        """The line it waited in."""
         return self._claimed.queue
 
     @property
     def task(self) -> str:
+        """The name of its task."""
         return self._claimed.task
 
     @property
     def priority(self) -> int:
+        """Smaller runs first."""
         return self._claimed.priority
 
     @property
@@ -159,10 +163,12 @@ class Job:
 
     @property
     def max_attempts(self) -> int:
+        """How many attempts it has, this one and those before included."""
         return self._claimed.max_attempts
 
     @property
     def created_at(self) -> datetime:
+        """When it was enqueued."""
         return self._claimed.created_at
 
     @property

@@ -43,9 +43,11 @@ class _Open:
 class OpenTelemetry(Middleware):
     """Spans where jobs are enqueued and run, and metrics of their attempts.
 
-    `tracer_provider`, `meter_provider`: the global ones when not given. `as_children`: make an
-    attempt's span a child of the span that created its job, in the same trace, instead of linking
-    the two. The context goes along in the job's headers by the global propagator.
+    The context goes along in the job's headers by the global propagator.
+
+    - `tracer_provider`, `meter_provider`: the global ones when not given.
+    - `as_children`: make an attempt's span a child of the span that created its job, in the same
+      trace, instead of linking the two.
     """
 
     def __init__(

@@ -60,9 +60,10 @@ def check_name(what: str, name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class JobHandle:
-    """An enqueued job."""
+    """An enqueued job. In a transaction of yours it exists when that has committed."""
 
     id: int
+    """Its number, unique in its database."""
     app: JobQueue
     is_new: bool = True
     """False for a unique job that was there already."""
@@ -72,7 +73,7 @@ class JobHandle:
         return self.app.status(self.id)
 
     def cancel(self) -> bool:
-        """Cancel the job; return whether its fate was still open."""
+        """Cancel the job; return whether its fate was still open. Blocks. Raises JobNotFound."""
         return self.app.cancel(self.id)
 
     def wait(self, timeout_s: float | None = None) -> JobStatus:
@@ -272,11 +273,17 @@ class Task(Generic[P, R]):
     ) -> Task[P, R]:
         """Return the same task with other options: `charge.using(delay=60).enqueue(order_id=7)`.
 
-        `priority`: smaller runs first. `run_at`: an aware datetime. `delay`: seconds, or a
-        timedelta, from now by the database's clock. `unique`: see `Unique`. `after`: jobs that it
-        waits for; `when`: how they have to end, see `When`; `delay` counts from then. `deadline`:
-        when it is not to begin any more, an aware datetime or seconds from its enqueueing; it is
-        dead then. Raises InvalidOption.
+        - `queue`, `max_attempts`: instead of the task's own.
+        - `priority`: smaller runs first.
+        - `run_at`: when it is due, an aware datetime.
+        - `delay`: seconds, or a timedelta, from now by the database's clock.
+        - `unique`: see `Unique`.
+        - `after`: jobs that it waits for; `delay` counts from their end.
+        - `when`: how those have to end, see `When`.
+        - `deadline`: when it is not to begin any more, an aware datetime or seconds from its
+          enqueueing; it is dead then.
+
+        Raises InvalidOption.
         """
         changes: dict[str, Any] = {
             "queue": queue,
@@ -331,7 +338,8 @@ class Task(Generic[P, R]):
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Enqueue a job in a transaction of its own. Blocks.
 
-        Raises InvalidArguments, NotMigrated or DatabaseUnavailable.
+        Raises InvalidArguments or ArgumentsTooLarge before anything is written; NotMigrated,
+        DatabaseUnavailable; JobExists for a unique job that is to raise it.
         """
         return self.app.enqueue_many([self.request(*args, **kwargs)])[0]
 

@@ -63,12 +63,16 @@ def create_dashboard(
 
         service.mount("/jobs", create_dashboard(app, authorize=name_of_admin))
 
-    By itself it is read-only, for whoever reaches it. `token`: whoever has it may see everything
-    and act; nobody else sees anything. `authorize`: instead, called with each request; returns the
-    name under which actions are audited, or None for who may not see it. `redact`: patterns of
-    keys whose values are hidden in arguments, headers and results; `show_arguments=False` hides all
-    of those, and what errors say. `secret`: signs the sessions, for several processes that serve
-    the same dashboard. `allowed_hosts`: the names under which it may be asked for.
+    By itself it is read-only, for whoever reaches it.
+
+    - `queue`: the one whose database is shown.
+    - `token`: whoever has it may see everything and act; nobody else sees anything.
+    - `authorize`: instead, called with each request; returns the name under which actions are
+      audited, or None for who may not see it.
+    - `redact`: patterns of keys whose values are hidden in arguments, headers and results.
+    - `show_arguments`: False hides all of those, and what errors say.
+    - `secret`: signs the sessions, for several processes that serve the same dashboard.
+    - `allowed_hosts`: the names under which it may be asked for.
 
     Raises InvalidOption.
     """

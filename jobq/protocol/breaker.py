@@ -17,7 +17,12 @@ class Breaker:
 
     Then one job is tried: when it succeeds the task goes on, when it fails the task pauses again.
     A job that is buried at once is at fault itself, and counts for nothing
-    (Nygard, "Release It!", 2007: circuit breaker). Raises InvalidOption.
+    (Nygard, "Release It!", 2007: circuit breaker).
+
+    - `failures`: how many in a row.
+    - `pause_s`: for how many seconds.
+
+    Raises InvalidOption.
     """
 
     failures: int = 20

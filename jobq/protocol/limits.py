@@ -29,11 +29,12 @@ def no_digest(_: str) -> None:
 class Limit:
     """How many jobs may run at once, and how many may begin in a time, wherever they run.
 
-    `name`: what the database calls it; tasks that share a limit are counted together.
-    `concurrency`: how many hold a lease at the same time, at most. `rate`: how many begin within
-    `per_s` seconds, at most, on average; `burst` at once after a rest, by default as many as
-    `rate`. `by`: the arguments whose values are counted apart, as in `by=["customer_id"]`; none
-    for one count of all.
+    - `name`: what the database calls it; tasks that share a limit are counted together.
+    - `concurrency`: how many hold a lease at the same time, at most.
+    - `rate`, `per_s`: how many begin within so many seconds, at most, on average.
+    - `burst`: how many begin at once after a rest; by default as many as `rate`.
+    - `by`: the arguments whose values are counted apart, as in `by=["customer_id"]`; none for one
+      count of all.
 
     Raises InvalidOption.
     """

@@ -35,8 +35,11 @@ class Retention:
 
         @app.task(keep=Retention(committed_s=3_600, dead_s=None))
 
-    Seconds from `MIN_AGE_S` (an hour) to `MAX_AGE_S` (a hundred years); None keeps for ever.
-    Raises InvalidOption.
+    - `committed_s`: those that are done.
+    - `dead_s`: those that are dead.
+    - `cancelled_s`: those that were cancelled.
+
+    Seconds from 3,600 (an hour) to a hundred years; None keeps for ever. Raises InvalidOption.
     """
 
     committed_s: float | None = 7 * DAY_S

@@ -44,7 +44,9 @@ def deadline_of(deadline: datetime | timedelta | float) -> datetime | float:
 class On(Generic[E]):
     """What follows an error of these classes or their subclasses: a rule of a `Retry`.
 
-    One of:
+    - `errors`: an exception class, or a tuple of them.
+
+    And one of these:
 
     - `bury`: the job is dead at once, whatever attempts are left.
     - `snooze`: the job runs again after so many seconds (or a timedelta, or what a function makes
@@ -95,8 +97,10 @@ class On(Generic[E]):
 class Budget:
     """How many retries a task may cause in one worker before their delays are stretched.
 
-    `reserve`: retries that need no success to pay for them. `share`: retries that every success
-    pays for. See `jobq.protocol.budget`. Raises InvalidOption.
+    - `reserve`: retries that need no success to pay for them.
+    - `share`: retries that every success pays for.
+
+    How it is kept: `jobq/protocol/budget.py`. Raises InvalidOption.
     """
 
     reserve: int = 10
@@ -114,14 +118,18 @@ class Budget:
 class Retry:
     """Exponential backoff with full jitter, and rules for errors that are to be treated otherwise.
 
-    The delay before attempt n + 1 is drawn evenly from 0 to `base_s` * 2^(n - 1) seconds, never
+    The delay before attempt *n* + 1 is drawn evenly from 0 to `base_s * 2**(n - 1)` seconds, never
     more than `cap_s`. Drawing from the whole range, rather than adding a little noise to it,
     is what spreads a crowd of jobs that failed together (Brooker, "Exponential Backoff And
     Jitter", AWS Architecture Blog, 2015).
 
-    `rules`: the first whose classes fit the error decides; see `On`. `budget`: by what share of
-    its successes a task may retry before delays are stretched; None for no bound. Raises
-    InvalidOption.
+    - `base_s`: the widest first delay, in seconds.
+    - `cap_s`: the widest of all, in seconds.
+    - `rules`: the first whose classes fit the error decides; see `On`.
+    - `budget`: by what share of its successes a task may retry before delays are stretched; None
+      for no bound.
+
+    Raises InvalidOption.
     """
 
     base_s: float = 2.0

@@ -39,7 +39,7 @@ class Missed(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A periodic job, as it is declared. Raises InvalidOption."""
+    """A periodic job, as it is declared: see `JobQueue.schedule`. Raises InvalidOption."""
 
     name: str
     cron: str

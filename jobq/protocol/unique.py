@@ -45,10 +45,11 @@ class OnConflict(StrEnum):
 class Unique:
     """At most one job of a kind.
 
-    `by`: the arguments that make two jobs of a task the same; all of them when not given. `key`:
-    instead of arguments, a key that is the caller's. `until`: how long the job keeps others away;
-    see `Until`. `within_s`: for so many seconds from its enqueueing at most. `on_conflict`: what
-    happens to the other; see `OnConflict`.
+    - `by`: the arguments that make two jobs of a task the same; all of them when not given.
+    - `key`: instead of arguments, a key that is the caller's.
+    - `until`: how long the job keeps others away; see `Until`.
+    - `within_s`: for so many seconds from its enqueueing at most; None for no such bound.
+    - `on_conflict`: what happens to the other; see `OnConflict`.
 
     Raises InvalidOption.
     """

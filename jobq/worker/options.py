@@ -23,15 +23,17 @@ class WorkerOptions:
     """Jobs leased ahead of the handlers; when None, a tenth of a second's work at the rate of the
     moment, from `concurrency` to 500 (see `jobq.worker.prefetch`)."""
     lease_s: float = 60.0
-    """How long a lease lasts. Heartbeats extend it; a crashed worker's jobs wait this long."""
+    """Seconds that a lease lasts. Heartbeats extend it; a crashed worker's jobs wait this long."""
     grace_s: float = 30.0
-    """How long a stopping worker waits for its handlers."""
+    """Seconds that a stopping worker waits for its handlers."""
     poll_s: float = 1.0
-    """How often an idle worker looks for jobs that nobody told it of; a quarter more at random."""
+    """Seconds between an idle worker's looks for jobs that nobody told it of; up to half more,
+    at random."""
     reconcile_s: float | None = None
-    """How often to look for expired leases; a third of `lease_s` when None."""
+    """Seconds between looks for expired leases; a third of `lease_s` when None."""
     prune_s: float | None = 300.0
-    """How often to walk along the jobs for those that were kept for their time; None for never."""
+    """Seconds between walks along the jobs for those that were kept for their time; None for
+    never."""
 
     def __post_init__(self) -> None:
         for name, least in (

@@ -1,0 +1,1 @@
+"""Builds the documentation's site: `mkdocs build`. See CONTRIBUTING.md."""
