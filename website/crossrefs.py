@@ -1,12 +1,14 @@
-"""Links in the API's reference: what a docstring names leads to where it is described.
+"""What the API's reference makes of docstrings, which are read in editors and terminals too.
 
-Docstrings are read in editors and terminals too, so they say `Retry`, InvalidOption and
-docs/retries.md, and hold no links. Here these become links.
+They say `Retry`, InvalidOption and docs/retries.md, and hold no links: here these become links. The
+fields of a value and the members of an enum are told of where they stand: here they become one
+list, rather than a heading for each.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,7 @@ TARGETS = {
     **{name: f"jobq.{name}" for name in jobq.__all__},
 }
 ERRORS = sorted((vars(jobq.errors).keys() & set(jobq.__all__)) - {"Outcome", "Refusal"})
-NAME = re.compile(r"`(?:JobQueue\.)?(\w+)`")
-ERROR = re.compile(rf"(?<![`\w\[.])({'|'.join(ERRORS)})(?![`\w\]])")
+NAME = re.compile(rf"`(JobQueue\.)?(\w+)`|(?<![`\w.])({'|'.join(ERRORS)})(?![`\w])")
 PAGE = re.compile(r"(?<![\w/])docs/([\w-]+)\.md")
 
 
@@ -31,18 +32,17 @@ def linked(text: str, inside: str) -> str:
     """The docstring with its links; none from an object to itself."""
 
     def name(found: re.Match[str]) -> str:
-        target = TARGETS.get(found[1])
-        if found[0].startswith("`JobQueue."):
-            target = f"jobq.JobQueue.{found[1]}"
-        return f"[{found[0]}][{target}]" if target and found[1] != inside else found[0]
-
-    def error(found: re.Match[str]) -> str:
-        return f"[`{found[1]}`][{TARGETS[found[1]]}]"
+        of_queue, quoted, error = found.groups()
+        named = quoted or error
+        target = f"jobq.JobQueue.{named}" if of_queue else TARGETS.get(named)
+        if target is None or named == inside:
+            return found[0]
+        return f"[`{found[0].strip('`')}`][{target}]"
 
     lines = text.split("\n")
     for number, line in enumerate(lines):
         if not line.startswith("    "):  # an example
-            lines[number] = with_pages(NAME.sub(name, ERROR.sub(error, line)))
+            lines[number] = with_pages(NAME.sub(name, line))
     return "\n".join(lines)
 
 
@@ -56,7 +56,31 @@ def with_pages(text: str) -> str:
     return PAGE.sub(page, text)
 
 
-class Links(griffe.Extension):
+class Docstrings(griffe.Extension):
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
             obj.docstring.value = linked(obj.docstring.value, obj.name)
+
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
+        told = cls.docstring.value if cls.docstring is not None else ""
+        fields = [_field(one) for one in _fields(cls) if f"- `{one.name}`" not in told]
+        if cls.docstring is not None and fields:
+            cls.docstring.value = "\n".join([told, "", "Attributes:", *fields])
+
+
+def _fields(cls: griffe.Class) -> Iterator[griffe.Attribute]:
+    """Of an enum, a dataclass or a named tuple."""
+    bases = {str(base) for base in cls.bases}
+    is_dataclass = any(str(one.value).startswith("dataclass") for one in cls.decorators)
+    if is_dataclass or bases & {"StrEnum", "NamedTuple"}:
+        attributes = [one for one in cls.members.values() if isinstance(one, griffe.Attribute)]
+        for one in attributes:
+            if not one.name.startswith("_") and "property" not in one.labels:
+                yield one
+
+
+def _field(one: griffe.Attribute) -> str:
+    """A line of a section of Google's form."""
+    told = " ".join(one.docstring.value.split()) if one.docstring is not None else ""
+    value = f"`{one.value}`" if one.annotation is None else ""
+    return f"    {one.name}: {value}{'. ' if told and value else ''}{told}"

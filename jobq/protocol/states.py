@@ -9,19 +9,25 @@ class State(StrEnum):
     """Where a job is. A state is a place (the table its row is in), never a stored column."""
 
     SCHEDULED = "scheduled"
+    """Due later, a retry in its backoff included."""
     WAITING = "waiting"
     """For other jobs."""
     READY = "ready"
+    """Due, and waiting for a worker."""
     THROTTLED = "throttled"
     """Due, and waiting for its limits."""
     LEASED = "leased"
+    """A worker has it."""
     COMMITTED = "committed"
     """The commit record exists and the lease is still there: the reconciler may finalize it."""
     AMBIGUOUS = "ambiguous"
     """An attempt began outside effects and nobody knows how it ended: a person is asked."""
     DONE = "done"
+    """Committed, and its lease is gone."""
     DEAD = "dead"
+    """Its attempts are spent, a handler buried it, or its deadline has passed."""
     CANCELLED = "cancelled"
+    """By somebody, or since a job that it waited for did not end as it had to."""
 
 
 class Outcome(StrEnum):

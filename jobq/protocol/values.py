@@ -227,20 +227,29 @@ class JobStatus:
 
     id: int
     state: State
+    """Where it is."""
     queue: str
+    """The line that it waits or waited in."""
     task: str
+    """The name under which it is stored."""
     args: str
+    """Its arguments as JSON; encrypted where they are."""
     priority: int
+    """Smaller runs first."""
     attempts: int
     """Attempts spent so far, the running one included."""
     max_attempts: int
+    """How many it has in all."""
     idempotency_key: UUID
+    """The same for every attempt, and never used for another job."""
     created_at: datetime
+    """When it was enqueued."""
     due_at: datetime | None
     """When it is or was last due; None once its fate is sealed."""
     worker: str | None
     """Who holds its lease, if anyone does."""
     lease_expires_at: datetime | None
+    """Until when that lease lasts, unless it is extended."""
     recorded_at: datetime | None
     """When its fate was recorded."""
     result: str | None
