@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from jobq.database.execute import execute
 from jobq.database.url import conninfo
 from jobq.failure_modes.shop import Shop
-from jobq.store.step import Step
+from jobq.store.step import Statement, Step
 
 T = TypeVar("T")
 
@@ -118,6 +118,25 @@ class Parties:
     def close(self) -> None:
         for transaction in self._opened:
             transaction.close()
+
+
+def interrupted(
+    step: Step[T], is_it: Callable[[Statement], bool], meanwhile: Callable[[], object]
+) -> Step[T]:
+    """The step, with `meanwhile` taking place once, just before the first statement that is it."""
+    is_over = False
+    statement = next(step)
+    while True:
+        if not is_over and is_it(statement):
+            is_over = True
+            meanwhile()
+        rows = yield statement
+        try:
+            statement = step.send(rows)
+        except StopIteration as end:
+            assert is_over, "the step had no such statement, and nothing took place meanwhile"
+            result: T = end.value
+            return result
 
 
 @contextmanager
