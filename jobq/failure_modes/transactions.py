@@ -148,9 +148,9 @@ def parties_of(shop: Shop) -> Iterator[Parties]:
         parties.close()
 
 
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """Ask until the answer is yes. Fails after `WAIT_S`, saying what was waited for."""
-    deadline_s = time.monotonic() + WAIT_S
+def wait_until(is_so: Callable[[], bool], what: str, bound_s: float = WAIT_S) -> None:
+    """Ask until the answer is yes. Fails after `bound_s`, saying what was waited for."""
+    deadline_s = time.monotonic() + bound_s
     while not is_so():
-        assert time.monotonic() < deadline_s, f"waited {WAIT_S:g} s for {what}"
+        assert time.monotonic() < deadline_s, f"waited {bound_s:g} s for {what}"
         time.sleep(_POLL_S)
