@@ -9,17 +9,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 
 import psycopg
 
 from jobq.database.open import open_database
 from jobq.database.url import conninfo, parse_url
 from jobq.failure_modes.catalogue import FailureMode, Finding
+from jobq.failure_modes.fm_020_cap_overshoot_and_double_cron import NIGHTLY, be_due
 from jobq.failure_modes.shop import Shop
 from jobq.failure_modes.transactions import wait_until
-from jobq.protocol.schedule import Missed, Schedule
-from jobq.protocol.values import JobRequest
 from jobq.store import schedules
 
 LEADERSHIP = 18
@@ -29,13 +27,6 @@ PAUSE_S = 0.02
 START_S = 60.0
 """For a process to start, on a machine that has much else to do."""
 QUEUE = "looked-after"
-NIGHTLY = Schedule(
-    "nightly",
-    # Half a day from any tick: none comes while the scenario is played.
-    f"0 {(datetime.now(UTC).hour + 12) % 24} * * *",
-    JobRequest("shop.report", "{}", QUEUE, 0, 5, None, 0.0),
-    missed=Missed.ONE,
-)
 
 LEASE_EXPIRED = "an expired lease"
 JOB_DUE = "a job that has become due"
@@ -55,7 +46,7 @@ def owe(shop: Shop) -> None:
     delayed = shop.enqueue(delay_s=3600.0)
     shop.sql(f"UPDATE jobq.scheduled SET run_at = '2000-01-01' WHERE job_id = {delayed}")
     shop.sql("DELETE FROM jobq.ticks")
-    shop.sql("UPDATE jobq.schedules SET next_tick_at = '2024-01-01T00:00Z'")
+    be_due(shop)
 
 
 def left(shop: Shop) -> list[str]:

@@ -25,7 +25,6 @@ from jobq.database.url import conninfo, parse_url
 from jobq.failure_modes.fm_018_frozen_leader import (
     JOB_DUE,
     LEASE_EXPIRED,
-    NIGHTLY,
     QUEUE,
     TICK_DUE,
     TRY_TO_LEAD,
@@ -34,6 +33,7 @@ from jobq.failure_modes.fm_018_frozen_leader import (
     prevent,
     reproduce,
 )
+from jobq.failure_modes.fm_020_cap_overshoot_and_double_cron import NIGHTLY
 from jobq.failure_modes.invariants import violations
 from jobq.failure_modes.shop import Shop
 from jobq.failure_modes.transactions import WAIT_S, Parties, wait_until
