@@ -243,18 +243,18 @@ class OpenEffect:
         self._boundary = commit_effect_idempotent(shop.database, lease, shop.driver)
         self.refusal: Refusal | None = None
         try:
-            self._connection = self._boundary.__enter__()
+            self.connection = self._boundary.__enter__()
         except Refusal as refusal:
             self.refusal = refusal
 
     @property
     def pid(self) -> int:
         """The server process of its connection, on PostgreSQL."""
-        return int(self._connection.info.backend_pid)
+        return int(self.connection.info.backend_pid)
 
     def charge(self) -> None:
         if self.refusal is None:
-            charge(self._connection, self._lease, self._worker)
+            charge(self.connection, self._lease, self._worker)
 
     def commit(self) -> None:
         if self.refusal is None:

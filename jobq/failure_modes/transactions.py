@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from jobq.database.execute import execute
 from jobq.database.url import conninfo
 from jobq.failure_modes.shop import Shop
-from jobq.store.step import Step
+from jobq.store.step import Statement, Step
 
 T = TypeVar("T")
 
@@ -120,6 +120,25 @@ class Parties:
             transaction.close()
 
 
+def interrupted(
+    step: Step[T], is_it: Callable[[Statement], bool], meanwhile: Callable[[], object]
+) -> Step[T]:
+    """The step, with `meanwhile` taking place once, just before the first statement that is it."""
+    is_over = False
+    statement = next(step)
+    while True:
+        if not is_over and is_it(statement):
+            is_over = True
+            meanwhile()
+        rows = yield statement
+        try:
+            statement = step.send(rows)
+        except StopIteration as end:
+            assert is_over, "the step had no such statement, and nothing took place meanwhile"
+            result: T = end.value
+            return result
+
+
 @contextmanager
 def parties_of(shop: Shop) -> Iterator[Parties]:
     parties = Parties(shop)
@@ -129,9 +148,9 @@ def parties_of(shop: Shop) -> Iterator[Parties]:
         parties.close()
 
 
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """Ask until the answer is yes. Fails after `WAIT_S`, saying what was waited for."""
-    deadline_s = time.monotonic() + WAIT_S
+def wait_until(is_so: Callable[[], bool], what: str, bound_s: float = WAIT_S) -> None:
+    """Ask until the answer is yes. Fails after `bound_s`, saying what was waited for."""
+    deadline_s = time.monotonic() + bound_s
     while not is_so():
-        assert time.monotonic() < deadline_s, f"waited {WAIT_S:g} s for {what}"
+        assert time.monotonic() < deadline_s, f"waited {bound_s:g} s for {what}"
         time.sleep(_POLL_S)

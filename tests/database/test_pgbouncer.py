@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, create_engine, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
@@ -21,78 +15,23 @@ from sqlalchemy.orm import Session
 from jobq import InvalidOption, Job, JobQueue, LeaseLost, State
 from jobq.database.open import open_database
 from jobq.database.url import conninfo, parse_url
+from jobq.failure_modes.pooler import is_installed, pooler_to
 from jobq.failure_modes.shop import Shop
 from tests.worker.charges import ledger
 
 BOUND_S = 30.0
 SERVERS = 5
 """Fewer than clients: each transaction gets another."""
-CONFIG = """
-[databases]
-* = host={host} port={port} user={user}{password}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {own_port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = {servers}
-max_client_conn = 200
-logfile = {folder}/pgbouncer.log
-pidfile = {folder}/pgbouncer.pid
-"""
-
 pytestmark = pytest.mark.skipif(
-    shutil.which("pgbouncer") is None, reason="there is no pgbouncer (Debian: pgbouncer)"
+    not is_installed(), reason="there is no pgbouncer (Debian: pgbouncer)"
 )
 
 
 @pytest.fixture
-def pooled_url(postgres_url: str, tmp_path: Path) -> Iterator[str]:
+def pooled_url(postgres_url: str) -> Iterator[str]:
     """The database again, through a PgBouncer of its own."""
-    server = conninfo_to_dict(conninfo(parse_url(postgres_url)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        own_port = probe.getsockname()[1]
-    config = tmp_path / "pgbouncer.ini"
-    config.write_text(
-        CONFIG.format(
-            host=server["host"],
-            port=server.get("port", 5432),
-            user=server["user"],
-            password=f" password={server['password']}" if "password" in server else "",
-            own_port=own_port,
-            servers=SERVERS,
-            folder=tmp_path,
-        )
-    )
-    command = ["pgbouncer", str(config)]
-    if os.getuid() == 0:  # which it refuses
-        for path in (tmp_path, *tmp_path.parents):
-            if path.is_relative_to("/tmp/") or path.name.startswith("pytest"):
-                path.chmod(0o777)
-        command = ["pgbouncer", "-u", "nobody", str(config)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        through = f"postgresql://{server['user']}@127.0.0.1:{own_port}/{server['dbname']}"
-        wait_until_it_answers(through, process)
+    with pooler_to(parse_url(postgres_url), servers=SERVERS) as through:
         yield through
-    finally:
-        process.terminate()
-        process.wait(BOUND_S)
-
-
-def wait_until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline_s = time.monotonic() + BOUND_S
-    while True:
-        assert process.poll() is None, "pgbouncer ended"
-        try:
-            psycopg.connect(conninfo(parse_url(url)), prepare_threshold=None).close()
-        except psycopg.OperationalError:
-            assert time.monotonic() < deadline_s, "pgbouncer does not answer"
-            time.sleep(0.05)
-        else:
-            return
 
 
 @pytest.fixture
