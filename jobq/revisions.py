@@ -10,6 +10,10 @@ from jobq.errors import NotMigrated, SchemaTooNew
 
 # Two deploys that upgrade at once take turns; any number will do, as long as it is ours.
 MIGRATION_LOCK = 0x6A6F6271
+TURN_TIMEOUT_S = 10.0
+"""How long a deploy waits for another one's migration."""
+LOCK_TIMEOUT_S = 1.0
+"""How long a migration waits for a table; so long no claim goes on."""
 
 
 @cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,8 +12,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
-from psycopg.errors import InsufficientPrivilege
-from sqlalchemy import create_engine
+from psycopg.errors import DeadlockDetected, InsufficientPrivilege, LockNotAvailable
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
@@ -25,7 +27,25 @@ from jobq.errors import (
     NotPermitted,
 )
 from jobq.models import DEFAULT_SCHEMA, SQLITE_PREFIX
-from jobq.revisions import check_revision, migrations_path, revisions
+from jobq.revisions import LOCK_TIMEOUT_S, check_revision, migrations_path, revisions
+
+LOCK_TRIES = 5
+LOCK_PAUSE_S = 2.0
+"""From one try to the next; claims that waited behind it go through."""
+_LOCKED = (LockNotAvailable, DeadlockDetected)
+IN_THE_WAY = """
+SELECT activity.pid, activity.application_name, activity.state,
+       extract(epoch FROM clock_timestamp() - min(activity.xact_start))::float8
+FROM pg_locks
+JOIN pg_class ON pg_class.oid = pg_locks.relation
+JOIN pg_namespace ON pg_namespace.oid = pg_class.relnamespace
+JOIN pg_stat_activity AS activity ON activity.pid = pg_locks.pid
+WHERE pg_locks.granted AND pg_namespace.nspname = :schema AND pg_class.relkind IN ('r', 'p')
+  AND activity.pid <> pg_backend_pid() AND activity.datname = current_database()
+GROUP BY activity.pid, activity.application_name, activity.state
+ORDER BY min(activity.xact_start)
+LIMIT 3
+"""
 
 
 def upgrade(
@@ -36,9 +56,8 @@ def upgrade(
 
     Raises DatabaseUnavailable, InvalidDatabaseURL, InvalidOption or SchemaTooNew.
     """
-    config = _config(url, schema)
-    with _translated(config.attributes["url"], schema):
-        command.upgrade(config, revision)
+    config = alembic_config(url, schema)
+    migrate(config, lambda: command.upgrade(config, revision))
 
 
 def downgrade(
@@ -48,9 +67,8 @@ def downgrade(
 
     Raises as `upgrade` does.
     """
-    config = _config(url, schema)
-    with _translated(config.attributes["url"], schema):
-        command.downgrade(config, revision)
+    config = alembic_config(url, schema)
+    migrate(config, lambda: command.downgrade(config, revision))
 
 
 def current_revision(url: str | URL | None = None, *, schema: str = DEFAULT_SCHEMA) -> str | None:
@@ -73,7 +91,26 @@ def current_revision(url: str | URL | None = None, *, schema: str = DEFAULT_SCHE
         ).get_current_revision()
 
 
-def _config(url: str | URL | None, schema: str) -> Config:
+def migrate(config: Config, run: Callable[[], None]) -> None:
+    """Run migrations, which give up soon when a table is locked, again when it is.
+
+    While they wait for a table, every claim waits behind them; in between the claims go on.
+    """
+    url, schema = config.attributes["url"], config.attributes["schema"]
+    with _translated(url, schema):
+        for tries_left in reversed(range(LOCK_TRIES)):
+            try:
+                run()
+            except DBAPIError as error:
+                if not isinstance(error.orig, _LOCKED) or not tries_left:
+                    raise
+                time.sleep(LOCK_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311
+            else:
+                return
+
+
+def alembic_config(url: str | URL | None = None, schema: str = DEFAULT_SCHEMA) -> Config:
+    """Return what Alembic needs to know. Raises InvalidDatabaseURL or InvalidOption."""
     check_schema_name(schema)
     config = Config()
     config.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))
@@ -96,10 +133,24 @@ def _translated(url: URL, schema: str) -> Iterator[None]:
             f"{error}: this version has the revisions base, {', '.join(revisions())} and head"
         ) from error
     except DBAPIError as error:
-        raise _explained(url, error) from error
+        raise _explained(url, schema, error) from error
 
 
-def _explained(url: URL, error: DBAPIError) -> Exception:
+def _in_the_way(url: URL, schema: str) -> str:
+    """Who has a lock on one of the tables, the oldest transaction first."""
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        found = connection.execute(text(IN_THE_WAY), {"schema": schema}).all()
+    if not found:
+        return "Whoever held them is gone by now."
+    who = "; ".join(
+        f"process {pid} ({name or 'unnamed'}, {state or 'of another role'}, in its transaction for "
+        f"{age_s or 0:.0f} s)"
+        for pid, name, state, age_s in found
+    )
+    return f"They are held by {who}."
+
+
+def _explained(url: URL, schema: str, error: DBAPIError) -> Exception:
     reason = str(error.orig).strip()
     if backend_of(url) == "sqlite":
         folder = Path(str(url.database)).parent
@@ -110,6 +161,12 @@ def _explained(url: URL, error: DBAPIError) -> Exception:
     if isinstance(error.orig, InsufficientPrivilege):
         return NotPermitted(
             f"{url!r}: {reason}: migrate as a role that may create schemas in this database"
+        )
+    if isinstance(error.orig, _LOCKED):
+        return DatabaseUnavailable(
+            f"{url!r}: the migration could not lock jobq's tables in {LOCK_TRIES} tries of "
+            f"{LOCK_TIMEOUT_S:g} s, and changed nothing. {_in_the_way(url, schema)} "
+            "Try again when no transaction stays open on them"
         )
     if isinstance(error, OperationalError):
         return DatabaseUnavailable(f"{url!r}: {reason}")

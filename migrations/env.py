@@ -17,7 +17,7 @@ from sqlalchemy.schema import CreateSchema
 from jobq.database.open import check_schema_name
 from jobq.database.url import backend_of, parse_url
 from jobq.models import DEFAULT_SCHEMA, SQLITE_PREFIX, metadata_for
-from jobq.revisions import MIGRATION_LOCK
+from jobq.revisions import LOCK_TIMEOUT_S, MIGRATION_LOCK, TURN_TIMEOUT_S
 
 config = context.config
 arguments = context.get_x_argument(as_dictionary=True)
@@ -80,9 +80,10 @@ def migrate(connection: Connection | None) -> None:
     )
     with context.begin_transaction():
         if connection is not None and backend == "postgresql":
-            # A migration that waits for a lock makes every claim wait behind it: give up instead.
-            connection.execute(text("SET LOCAL lock_timeout = '10s'"))
+            connection.execute(text(f"SET LOCAL lock_timeout = '{TURN_TIMEOUT_S:g}s'"))
             connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+            # While a migration waits for a table, every claim waits behind it: give up instead.
+            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S:g}s'"))
         if backend == "postgresql":
             context.execute(CreateSchema(schema, if_not_exists=True))
         context.run_migrations()

@@ -106,6 +106,8 @@ class Claim:
     lease_s: float
     since: Mapping[str, Position] = field(default_factory=dict)
     """Where to begin in a queue's line, for those that need not be looked through from the head."""
+    only: Sequence[int] | None = None
+    """Of which jobs; None for any."""
 
 
 @dataclass(frozen=True, slots=True)

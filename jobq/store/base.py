@@ -35,6 +35,7 @@ from jobq.protocol.values import (
     Reported,
 )
 from jobq.store.ambiguous import park
+from jobq.store.apart import expired_leases
 from jobq.store.deadlines import forget_deadlines
 from jobq.store.flow import waited_for
 from jobq.store.portable import Portable
@@ -84,6 +85,10 @@ class Store(ABC):
     def promote(self, limit: int) -> Step[int]:
         """Move up to `limit` due jobs from `scheduled` to `ready`; return how many moved."""
 
+    @abstractmethod
+    def promote_those(self, job_ids: Sequence[int]) -> Step[int]:
+        """Move those of these jobs that are due; return how many moved."""
+
     # -- an attempt
 
     @abstractmethod
@@ -106,7 +111,10 @@ class Store(ABC):
         when the job became due. Each claim counts as an attempt. A queue that `since` names is
         looked through from that position on, where that saves the way to it.
         """
-        claim = Claim(worker, queues, tasks, limit, lease_s, since)
+        return (yield from self.claim_those(Claim(worker, queues, tasks, limit, lease_s, since)))
+
+    def claim_those(self, claim: Claim) -> Step[list[ClaimedJob]]:
+        """`claim`, which may name the jobs that are wanted."""
         return (yield from self._exchange((), (), claim)).claimed
 
     @abstractmethod
@@ -280,7 +288,20 @@ class Store(ABC):
 
         Safe to run anywhere, any number at once, with no leader.
         """
-        expired = yield from self._lock_expired(limit)
+        return (yield from self._recover((yield from self._lock_expired(limit)), retry_delay))
+
+    def reconcile_those(self, leases: Sequence[Lease], retry_delay: RetryDelay) -> Step[Recovered]:
+        """`reconcile` for those of these leases that have expired."""
+        locked = yield from self._lock(leases, skip_locked=True)
+        # Asked when the locks are held: no heartbeat can come in between.
+        job_ids = [attempt.lease.job_id for attempt in locked]
+        expired = frozenset((yield from expired_leases(self.portable, len(job_ids), job_ids)))
+        over = [attempt for attempt in locked if attempt.lease in expired]
+        return (yield from self._recover(over, retry_delay))
+
+    def _recover(
+        self, expired: Sequence[LeasedAttempt], retry_delay: RetryDelay
+    ) -> Step[Recovered]:
         if not expired:
             return Recovered()
         records = yield from self._records([attempt.lease for attempt in expired])

@@ -148,6 +148,10 @@ WITH due AS (
 SELECT count(*) FROM job
 """
 
+PROMOTE_THOSE = PROMOTE.replace(
+    "ORDER BY run_at LIMIT %(limit)s", "AND job_id = ANY (%(job_ids)s::bigint[]) ORDER BY run_at"
+)
+
 # A loose index scan: one probe of the primary key for each queue, however long the queues are.
 READY_QUEUES = """
 WITH RECURSIVE queues AS (
@@ -256,6 +260,11 @@ SELECT job_id, token, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM ended
 WHERE NOT is_recorded AND (job_id, token) NOT IN (SELECT job_id, token FROM returned)
 """
+
+EXCHANGE_THOSE = EXCHANGE.replace(
+    "              AND ready.task = ANY",
+    "              AND ready.job_id = ANY (%(only)s::bigint[])\n              AND ready.task = ANY",
+)
 
 WAKE = "SELECT pg_notify(%(channel)s, '')"
 
@@ -736,6 +745,10 @@ class PostgresStore(Store):
         ((moved,),) = yield self._statement(PROMOTE, limit=limit)
         return int(moved)
 
+    def promote_those(self, job_ids: Sequence[int]) -> Step[int]:
+        ((moved,),) = yield self._statement(PROMOTE_THOSE, job_ids=list(job_ids))
+        return int(moved)
+
     def ready_queues(self) -> Step[list[str]]:
         rows = yield self._statement(READY_QUEUES)
         return [queue for (queue,) in rows]
@@ -841,8 +854,10 @@ class PostgresStore(Store):
         is_whole: bool = False,
     ) -> Step[Exchanged]:
         begin = [claim.since.get(queue, HEAD) for queue in claim.queues]
+        only = {} if claim.only is None else {"only": list(claim.only)}
         statement = self._statement(
-            EXCHANGE,
+            EXCHANGE_THOSE if only else EXCHANGE,
+            **only,
             **_named([*returned, *committed]),
             are_recorded=[False] * len(returned) + [True] * len(committed),
             worker=claim.worker,

@@ -36,7 +36,7 @@ from jobq.protocol.values import (
 from jobq.store.base import Store, job_not_found
 from jobq.store.portable import Portable
 from jobq.store.rows import JobRow, claimed_job, ended_attempt, job_status, walked_job
-from jobq.store.step import Statement, Step
+from jobq.store.step import Rows, Statement, Step
 
 # SQLite before 3.42 has no unixepoch('subsec'); a Julian day is exact to the millisecond.
 NOW = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
@@ -84,6 +84,10 @@ DUE = f"""
 SELECT job_id FROM jobq_scheduled WHERE shard = :shard AND run_at <= {NOW}
 ORDER BY run_at LIMIT :limit
 """
+
+DUE_THOSE = DUE.replace(
+    "ORDER BY run_at", "AND job_id IN (SELECT value FROM json_each(:job_ids)) ORDER BY run_at"
+)
 
 PROMOTE = """
 INSERT INTO jobq_ready (shard, queue, priority, due_at, job_id, task, attempts, token)
@@ -138,6 +142,11 @@ DELETE FROM jobq_ready WHERE rowid IN (
     ORDER BY priority, due_at, job_id LIMIT :limit)
 RETURNING job_id, due_at, attempts, token
 """
+
+TAKE_READY_THOSE = TAKE_READY.replace(
+    "      AND task IN",
+    "      AND job_id IN (SELECT value FROM json_each(:only))\n      AND task IN",
+)
 
 INSERT_LEASES = f"""
 INSERT INTO jobq_leases (shard, job_id, token, attempt, worker, due_at, acquired_at,
@@ -459,7 +468,15 @@ class SqliteStore(Store):
         return list(range(before + 1, before + 1 + len(requests)))
 
     def promote(self, limit: int) -> Step[int]:
-        rows = yield self._statement(DUE, limit=limit)
+        return (yield from self._promote((yield self._statement(DUE, limit=limit))))
+
+    def promote_those(self, job_ids: Sequence[int]) -> Step[int]:
+        rows = yield self._statement(
+            DUE_THOSE, limit=len(job_ids), job_ids=json.dumps(list(job_ids))
+        )
+        return (yield from self._promote(rows))
+
+    def _promote(self, rows: Rows) -> Step[int]:
         if rows:
             job_ids = json.dumps([job_id for (job_id,) in rows])
             yield self._statement(PROMOTE, job_ids=job_ids)
@@ -613,8 +630,10 @@ class SqliteStore(Store):
         for queue in claim.queues:
             if len(claimed) >= claim.limit:
                 break
+            only = {} if claim.only is None else {"only": json.dumps(list(claim.only))}
             taken = yield self._statement(
-                TAKE_READY,
+                TAKE_READY_THOSE if only else TAKE_READY,
+                **only,
                 queue=queue,
                 from_priority=claim.since.get(queue, HEAD).priority,
                 tasks=json.dumps(list(claim.tasks)),

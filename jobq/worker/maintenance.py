@@ -14,8 +14,9 @@ from collections.abc import Mapping
 
 from jobq.database.base import Link
 from jobq.logs import FieldLogger
-from jobq.protocol.retention import Retention, RetentionPolicy
+from jobq.protocol.retention import Pruned, Retention, RetentionPolicy
 from jobq.store.base import Store
+from jobq.worker.apart import NO_ROWS_FAULT
 
 logger = logging.getLogger("jobq.worker")
 
@@ -61,7 +62,7 @@ class Pruner:
         began_s = time.monotonic()
         # Unless it goes well: a fault is not to be met at once again.
         self._next_s = began_s + self._interval_s * random.uniform(0.5, 1.5)  # noqa: S311
-        pruned = link.run(self._store.prune(self._policy, after=self._after, limit=self._batch))
+        pruned = self._prune(link, self._after, self._batch)
         self._pruned += pruned.total
         if pruned.after is not None:
             self._after = pruned.after
@@ -76,3 +77,26 @@ class Pruner:
                 extra={"count": self._pruned},
             )
         self._pruned = 0
+
+    def _prune(self, link: Link, after: int, limit: int) -> Pruned:
+        """A batch, and when it fails its halves: a job that something of the service's own refers
+        to, by a foreign key, cannot be deleted, and the others can."""
+        try:
+            return link.run(self._store.prune(self._policy, after=after, limit=limit))
+        except NO_ROWS_FAULT:
+            raise
+        except Exception:
+            if limit == 1:
+                looked_at = self._store.prune(self._policy, after=after, limit=1, is_dry_run=True)
+                left = link.run(looked_at)
+                self.log.exception("the next job after %d cannot be pruned, and is left", after)
+                return Pruned({}, left.walked, left.after)
+        first = self._prune(link, after, limit // 2)
+        if first.after is None:
+            return first
+        second = self._prune(link, first.after, limit - limit // 2)
+        jobs = {
+            outcome: first.jobs.get(outcome, 0) + second.jobs.get(outcome, 0)
+            for outcome in {**first.jobs, **second.jobs}
+        }
+        return Pruned(jobs, first.walked + second.walked, second.after)

@@ -50,6 +50,7 @@ from jobq.store.base import LISTEN_AGAIN_S, NOTHING
 from jobq.store.deadlines import bury_late
 from jobq.store.step import Step
 from jobq.task import Task
+from jobq.worker.apart import ASIDE_S, NO_ROWS_FAULT, Apart
 from jobq.worker.attempt import Attempt
 from jobq.worker.breakers import Breakers
 from jobq.worker.dependents import Dependents
@@ -158,6 +159,7 @@ class Worker:
             options.prune_s,
             log=self.log,
         )
+        self._apart = Apart(self._database.store, self._control, self.log)
         self._cursor = ClaimCursor()
         self._scheduler = Scheduler(self._database.store, schedules)
         self._breakers = Breakers(tasks, self.log)
@@ -173,7 +175,7 @@ class Worker:
         """Whether the last claim got all that it asked for: there is more where that came from."""
         self._warned_of: set[str] = set()
         self._next_promote_s = self._next_reconcile_s = self._next_unknown_s = 0.0
-        self._next_queues_s = 0.0
+        self._next_queues_s = self._next_refused_s = 0.0
         self._closing: set[asyncio.Task[None]] = set()
         """Effects that were begun and not needed; the loop itself keeps no task alive."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -440,18 +442,18 @@ class Worker:
         try:
             if limit > 0 or reports.returned or reports.committed:
                 exchanged = self._control.run(self._exchange(reports, limit))
-        except DatabaseUnavailable:
+        except NO_ROWS_FAULT:
             raise
         except Exception:
-            if not len(reports):
-                raise
-            # One bad report must not hold up the others, nor the queue.
-            self.log.exception(
-                "a group of %d reports was refused; sending one by one",
-                len(reports),
-                extra={"count": len(reports)},
-            )
-            return Turn(self._send_singly(reports), [], asked_s)
+            # One bad row, in what is told or in what is asked for, must not hold up the others.
+            if len(reports) or asked_s >= self._next_refused_s:  # it may be there for long
+                self._next_refused_s = asked_s + ASIDE_S
+                self.log.exception(
+                    "a turn with %d reports was refused; taking it apart",
+                    len(reports),
+                    extra={"count": len(reports)},
+                )
+            return Turn(self._send_singly(reports), self._claim_apart(limit), asked_s)
         if reports.is_plain and not exchanged.unrecorded:
             return Turn(Sent(), exchanged.claimed, asked_s)
         try:
@@ -619,6 +621,33 @@ class Worker:
         self._breakers.probed(task, exchanged.claimed)
         return exchanged
 
+    def _claim_apart(self, limit: int) -> list[ClaimedJob]:
+        """What the turn's step looks after, each by itself, and row by row where one is bad."""
+        if limit <= 0:
+            return []
+        store, claimable = self._database.store, self._breakers.claimable()
+        self._apart.alone(self._scheduler.look(), "schedules", None)
+        self._apart.alone(self._dependents.sweep(), "jobs that wait for others", 0)
+        self._apart.alone(bury_late(store.portable), "deadlines", [])
+        self._apart.promote(PROMOTE_LIMIT)
+        self._next_promote_s = time.monotonic() + PROMOTE_INTERVAL_S
+        claimed: list[ClaimedJob] = []
+        if self._limited.is_served:
+            limited = self._claim_limited(limit, claimable)
+            claimed += self._apart.alone(limited, "jobs under limits", [])
+        ready = self._control.run(store.ready_queues())
+        for queue in random.sample(ready, len(ready)):
+            if self._served is None or queue in self._served:
+                asked = Claim(
+                    worker=self.id,
+                    queues=[queue],
+                    tasks=claimable,
+                    limit=min(self._room_in(queue), limit - len(claimed)),
+                    lease_s=self.options.lease_s,
+                )
+                claimed += self._apart.claim(asked)
+        return claimed
+
     def _send_singly(self, reports: Reports) -> Sent:
         again = Reports()
         refused: list[RefusedReport] = []
@@ -741,8 +770,9 @@ class Worker:
         interval_s = self.options.reconcile_interval_s
         # Drawn apart, so that many workers do not all look at once.
         self._next_reconcile_s = time.monotonic() + interval_s * random.uniform(0.75, 1.25)  # noqa: S311
-        step = self._database.store.reconcile(RECONCILE_LIMIT, self._retry_delay_s)
-        recovered: Recovered = await self._on_control(lambda: self._control.run(step))
+        recovered: Recovered = await self._on_control(
+            lambda: self._apart.reconcile(RECONCILE_LIMIT, self._retry_delay_s)
+        )
         if recovered.total == RECONCILE_LIMIT:
             self._next_reconcile_s = 0.0
         if recovered.total:

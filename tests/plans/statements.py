@@ -264,6 +264,8 @@ EXCUSED = {
     "ENQUEUE_ONE": "reads no table, as ENQUEUE shows",
     "ENQUEUE_APART": "the same",
     "JOB_WITHOUT_CONTENTS": "JOB, with less to show",
+    "PROMOTE_THOSE": "PROMOTE, of jobs that are named, when one of them spoils a batch",
+    "EXCHANGE_THOSE": "EXCHANGE, the same",
     "ENQUEUE_STAGED": "reads its own temporary table whole, by design",
     "STAGE": "makes that table",
     "COPY_STAGED": "fills it",
