@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 SECRET_KEY = os.environ.get("SHOP_SECRET_KEY", "for a demonstration only")
 DEBUG = False
@@ -26,13 +26,15 @@ def database(url: str) -> dict[str, Any]:
             # One that reads and then writes waits for its turn instead of failing.
             "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20},
         }
+    options = dict(parse_qsl(parts.query))
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": unquote(parts.path.removeprefix("/")),
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
-        "HOST": parts.hostname or "",
+        "HOST": parts.hostname or options.pop("host", ""),  # a socket's folder stands behind `?`
         "PORT": str(parts.port or ""),
+        "OPTIONS": options,
     }
 
 

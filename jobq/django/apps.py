@@ -55,3 +55,6 @@ def make_tables(app: DjangoQueue) -> None:
     from jobq import schema  # Alembic alone takes a second, and a worker needs none
 
     schema.upgrade(app.url, schema=app.schema)
+    # An SQLite file is put into WAL mode by the first who opens it; later, one who writes would
+    # have to be waited for.
+    app.open_database(max_connections=1).check()

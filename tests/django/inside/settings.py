@@ -13,7 +13,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = ["jobq.django", "tests.django.inside.books"]
 
 DATABASES = {
-    "default": database(os.environ["JOBQ_TEST_DJANGO_URL"]) | {"CONN_MAX_AGE": None},
+    "default": database(os.environ["JOBQ_TEST_DJANGO_URL"]),
     "other": database(os.environ["JOBQ_TEST_DJANGO_OTHER_URL"]),
 }
 
