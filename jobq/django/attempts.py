@@ -14,7 +14,7 @@ from django.tasks.signals import task_finished, task_started
 from django.utils import timezone
 from django.utils.json import normalize_json
 
-from jobq.django.connection import run_on
+from jobq.django.connection import look_on
 from jobq.django.results import as_task_error, change, facts, result_of
 from jobq.errors import JobNotFound
 from jobq.job import Job
@@ -90,7 +90,7 @@ def handler_of(queue: DjangoQueue, declared: DjangoTask, around: Attempts) -> Ca
     commits_itself = queue.options.commits_itself(declared.module_path)
 
     def run(job: Job, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        known = run_on(alias, facts(queue.store, job.id))
+        known = look_on(alias, facts(queue.store, job.id))
         if known is None:
             raise JobNotFound(f"job {job.id} was pruned while it was claimed")
         result = result_of(known, declared, queue.registered(declared), queue.alias)

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from jobq.django.attempts import Attempts, handler_of
 from jobq.django.checks import check_backend
-from jobq.django.connection import run_on
+from jobq.django.connection import look_on, run_on
 from jobq.django.options import BackendOptions
 from jobq.django.queue import DjangoQueue, declare, queue_of
 from jobq.django.results import facts, result_of
@@ -111,7 +111,7 @@ class JobqBackend(BaseTaskBackend):
         if not (result_id.isascii() and result_id.isdecimal() and len(result_id) < 19):
             raise TaskResultDoesNotExist(result_id)
         app = self.app
-        known = run_on(app.options.database, facts(app.store, int(result_id)))
+        known = look_on(app.options.database, facts(app.store, int(result_id)))
         declared = None if known is None else app.declared.get(known.status.task)
         if known is None or declared is None:
             raise TaskResultDoesNotExist(result_id)

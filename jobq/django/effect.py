@@ -21,6 +21,7 @@ from jobq.database.execute import execute
 from jobq.database.postgres import CONFIGURE_LOCALLY, PostgresDatabase
 from jobq.database.sqlalchemy import asking
 from jobq.database.sqlite import SqliteDatabase
+from jobq.django.connection import beginning
 from jobq.errors import UnsupportedConnection
 from jobq.protocol.values import Recorded
 from jobq.store.step import Statement, Step
@@ -135,12 +136,8 @@ class SqliteEffect(DjangoEffect):
     """The write lock is taken first; and no statement of a task can end the transaction."""
 
     def _begin(self) -> None:
-        mode = self.handle.transaction_mode
-        self.handle.transaction_mode = "IMMEDIATE"
-        try:
+        with beginning(self.handle, "IMMEDIATE"):
             super()._begin()
-        finally:
-            self.handle.transaction_mode = mode
         self.handle.connection.set_authorizer(_refuse_to_end)
         self.handle.execute_wrappers.append(_refuse_after_the_end)
 

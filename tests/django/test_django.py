@@ -13,7 +13,7 @@ from tests.django.interpreter import find_interpreter
 
 ROOT = Path(__file__).parents[2]
 INSIDE = Path(__file__).parent / "inside"
-ALL_OF_IT_S = 900
+ALL_OF_IT_S = 1_200
 FROM_NOTHING = "test_shop"
 """Its databases have no tables at first."""
 

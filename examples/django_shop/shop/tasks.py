@@ -12,4 +12,4 @@ def charge(order_id: int) -> int:
     """Exactly once: the charge and the job's commit record are one transaction."""
     order = Order.objects.get(pk=order_id)
     Charge.objects.create(order=order, cents=order.cents)
-    return order.cents
+    return int(order.cents)

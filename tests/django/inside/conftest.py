@@ -50,12 +50,13 @@ def _emptied(_tables: None) -> None:
 
 @pytest.fixture
 def app(_tables: None) -> DjangoQueue:
-    return task_backends["default"].app
+    app: DjangoQueue = task_backends["default"].app
+    return app
 
 
 @pytest.fixture
 def on_sqlite() -> bool:
-    return connections["default"].vendor == "sqlite"
+    return bool(connections["default"].vendor == "sqlite")
 
 
 def wait_for(is_so: Callable[[], object], what: str) -> None:

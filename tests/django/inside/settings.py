@@ -29,6 +29,7 @@ TASKS = {
             "TASKS": {
                 "tests.django.inside.books.tasks.charge_late": {"COMMITS_ITSELF": True},
                 "tests.django.inside.books.tasks.charge_naively": {"COMMITS_ITSELF": True},
+                "tests.django.inside.books.tasks.report": {"COMMITS_ITSELF": True},
                 "tests.django.inside.books.tasks.once": {"MAX_ATTEMPTS": 1},
             },
         },

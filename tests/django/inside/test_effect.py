@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 import psycopg
 import pytest
 from django.db import DatabaseError, Error, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import TransactionManagementError
-from django.tasks import TaskResultStatus
+from django.tasks import TaskResult, TaskResultStatus
 
 from jobq import (
     AlreadyCommitted,
@@ -59,7 +59,7 @@ def recover(app: DjangoQueue, lease: Lease) -> None:
     database.run(database.store.promote(10))
 
 
-def effect(app: DjangoQueue, lease: Lease) -> object:
+def effect(app: DjangoQueue, lease: Lease) -> AbstractContextManager[BaseDatabaseWrapper]:
     return commit_effect_idempotent(app.database, lease, BaseDatabaseWrapper)
 
 
@@ -92,7 +92,7 @@ def test_prevented_two_effects_of_a_job_whose_lease_expired(app: DjangoQueue) ->
     assert result.attempts == 2
 
 
-def play_two_attempts(app: DjangoQueue, name: str) -> tasks.Any:
+def play_two_attempts(app: DjangoQueue, name: str) -> TaskResult:
     """A stops before its effect; its lease expires; B does the job; A goes on."""
     app.register_declared()
     gate = tasks.gates[name] = tasks.Gate()

@@ -204,3 +204,16 @@ def test_what_the_database_refuses_is_an_error_of_djangos(on_sqlite: bool) -> No
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION READ ONLY")
         charge.enqueue("order")
+
+
+def test_on_sqlite_looking_waits_for_no_writer(on_sqlite: bool) -> None:
+    if not on_sqlite:
+        pytest.skip("on PostgreSQL nobody who reads waits")
+    result = charge.enqueue("order")
+    writer = connection.copy()
+    with closing(writer):
+        writer.cursor().execute("BEGIN IMMEDIATE")
+        result.refresh()
+        writer.cursor().execute("ROLLBACK")
+    assert result.status == TaskResultStatus.READY
+    assert connection.transaction_mode == "IMMEDIATE"

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.tasks import TaskResultStatus
+from django.tasks import TaskResultStatus, task, task_backends
 from django.tasks.signals import task_finished, task_started
 
 from jobq.django.queue import DjangoQueue
 from tests.django.inside.books import tasks
-from tests.django.inside.books.models import Account
+from tests.django.inside.books.models import Account, Entry
 from tests.django.inside.conftest import finished, notes, wait_for
 
 
+@pytest.fixture(scope="session")
+def documented() -> dict[str, Any]:
+    """What the page on integrations has for Django, as it stands there."""
+    page = (Path(__file__).parents[3] / "docs/integrations.md").read_text()
+    blocks = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    objects = SimpleNamespace(
+        create=lambda month, found: Entry.objects.create(note=f"{month}: {found}")
+    )
+    names = {
+        "__name__": tasks.__name__,
+        "task": task,
+        "computed": lambda month: len(month),
+        "Report": SimpleNamespace(objects=objects),
+    }
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "docs/integrations.md", "exec"), names)
+    return names
+
+
 @pytest.fixture(autouse=True)
-def _worker(app: DjangoQueue) -> Iterator[None]:
+def _worker(app: DjangoQueue, documented: dict[str, Any]) -> Iterator[None]:
     app.register_declared()
     with app.worker(concurrency=2, poll_s=0.05):
         yield
@@ -157,3 +180,12 @@ def test_a_result_that_json_cannot_hold_fails_before_the_commit() -> None:
 
     assert result.errors[0].exception_class is TypeError
     assert notes() == []
+
+
+def test_the_examples_of_the_docs(documented: dict[str, Any]) -> None:
+    assert documented["TASKS"]["default"]["BACKEND"] == "jobq.django.JobqBackend"
+    assert documented["INSTALLED_APPS"][0] == "jobq.django"
+    assert set(documented["TASKS"]["default"]["QUEUES"]) == task_backends["default"].queues
+
+    result = finished(documented["report"].enqueue("May"))
+    assert (notes(), result.status) == (["May: 3"], TaskResultStatus.SUCCESSFUL)
