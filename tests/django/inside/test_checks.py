@@ -37,7 +37,7 @@ def other() -> Iterator[dict[str, Any]]:
 
 def test_right_settings() -> None:
     assert found() == {}
-    assert list(task_backends["default"].check()) == []
+    assert list(task_backends["elsewhere"].check()) == []
 
 
 def test_options_that_there_are_not() -> None:

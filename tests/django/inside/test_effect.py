@@ -104,6 +104,8 @@ def play_two_attempts(app: DjangoQueue, name: str) -> TaskResult:
         with app.worker(concurrency=1, poll_s=0.05, reconcile_s=0.05):
             finished(result)
         gate.opened.set()
+        # Its lease is lost, so its worker would not wait for it.
+        wait_for(lambda: len(tasks.heard) == 2, "A to try as well")
     return result
 
 

@@ -161,8 +161,11 @@ def test_callbacks_run_after_the_commit() -> None:
 
 
 def test_a_callback_that_fails_undoes_nothing() -> None:
-    result = finished(tasks.call_back.enqueue("order", fails=True))
+    with heard() as told:
+        result = finished(tasks.call_back.enqueue("order", fails=True))
+        wait_for(lambda: len(told) == 2, "both signals")
 
+    assert told[-1] == ("finished", result.id, "SUCCESSFUL")
     assert result.status == TaskResultStatus.SUCCESSFUL
     assert (result.attempts, result.errors) == (1, [])
     assert notes() == ["order"]

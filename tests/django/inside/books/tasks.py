@@ -126,8 +126,11 @@ def wait_inside(gate: str) -> None:
 @task(takes_context=True)
 def charge_late(context: Any, gate: str) -> None:
     gates[gate].pass_through()
-    with context.commit():
-        Entry.objects.create(note=gate)
+    try:
+        with context.commit():
+            Entry.objects.create(note=gate)
+    finally:
+        heard.append("tried")
 
 
 @task
@@ -135,3 +138,4 @@ def charge_naively(gate: str) -> None:
     gates[gate].pass_through()
     with transaction.atomic():
         Entry.objects.create(note=gate)
+    heard.append("tried")
