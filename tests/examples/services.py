@@ -48,8 +48,10 @@ def running(
         process.wait(BOUND_S)
 
 
-def wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + BOUND_S
+def wait_until_it_answers(
+    url: str, process: subprocess.Popen[bytes], log: Path, bound_s: float = BOUND_S
+) -> None:
+    deadline_s = time.monotonic() + bound_s
     while True:
         try:
             urllib.request.urlopen(url, timeout=BOUND_S).close()

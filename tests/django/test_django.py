@@ -1,0 +1,62 @@
+"""jobq in Django, run where Django can be installed: by a Python of its own, in an environment
+that uv makes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.django.interpreter import find_interpreter
+
+ROOT = Path(__file__).parents[2]
+INSIDE = Path(__file__).parent / "inside"
+ALL_OF_IT_S = 1_200
+FROM_NOTHING = "test_shop"
+"""Its databases have no tables at first."""
+
+
+@pytest.fixture(scope="session")
+def python() -> str:
+    found = find_interpreter()
+    if found is None:
+        pytest.skip("there is no Python 3.12 or newer, which Django 6 needs")
+    return found
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def url(request: pytest.FixtureRequest, module: str, tmp_path: Path) -> str:
+    """Of the run's database."""
+    if module != FROM_NOTHING:
+        fixture = "postgres_url" if request.param == "postgresql" else "sqlite_url"
+        return str(request.getfixturevalue(fixture))
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("empty_postgres_url"))
+    return f"sqlite:///{tmp_path / 'shop.db'}"
+
+
+@pytest.mark.timeout(ALL_OF_IT_S)
+@pytest.mark.parametrize("module", sorted(path.stem for path in INSIDE.glob("test_*.py")))
+def test_in_django(module: str, url: str, python: str, tmp_path: Path) -> None:
+    environment = ["--isolated", "--locked", "--python", python, "--no-python-downloads"]
+    packages = ["--no-default-groups", "--group", "django", "--extra", "django"]
+    where = ["-c", str(INSIDE / "pytest.ini"), f"--confcutdir={INSIDE}", f"--rootdir={ROOT}"]
+    done = subprocess.run(
+        [
+            os.environ.get("UV", "uv"),  # uv names itself to what it runs
+            *["run", "--quiet", *environment, *packages],
+            *["python", "-m", "pytest", *where, str(INSIDE / f"{module}.py")],
+        ],
+        cwd=ROOT,
+        env={
+            **{name: value for name, value in os.environ.items() if name[:6] != "PYTEST"},
+            "JOBQ_TEST_DJANGO_URL": url,
+            "JOBQ_TEST_DJANGO_OTHER_URL": f"sqlite:///{tmp_path / 'other.db'}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=ALL_OF_IT_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
