@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import urllib.error
@@ -21,6 +22,9 @@ from postmortems.scene import Process, Scene
 SAMPLE_S = 0.25
 SCRAPE_S = 1.0
 SCRAPE_TIMEOUT_S = 0.5
+
+# A queue that cannot be measured is a sample like any other here, and no news.
+logging.getLogger("jobq.metrics").addHandler(logging.NullHandler())
 
 Series = dict[str, list[float]]
 

@@ -163,7 +163,9 @@ class Scene:
         schema.upgrade(self.url)
         with psycopg.connect(conninfo(self.url)) as owner:
             owner.execute(TABLES.encode())
-        self.watch = self.session(is_watcher=True)
+        self.watch = stack.enter_context(
+            psycopg.connect(conninfo(self._server.set(database=ROLE)), autocommit=True)
+        )
         self.folder = folder
         self.processes: list[Process] = []
         self.chronicle = Chronicle()
@@ -172,10 +174,13 @@ class Scene:
         """It is T+00:00."""
         self.chronicle = Chronicle()
 
-    def session(self, *, is_watcher: bool = False) -> Session:
-        """A connection that is closed when the scene is over; one of the company's, or not."""
-        url = self._server.set(database=ROLE) if is_watcher else self.url
-        return self._stack.enter_context(psycopg.connect(conninfo(url), autocommit=True))
+    def connect(self) -> Session:
+        """One of the company's connections. As a context manager it commits and closes."""
+        return psycopg.connect(conninfo(self.url))
+
+    def session(self) -> Session:
+        """One in autocommit mode, which is closed when the scene is over."""
+        return self._stack.enter_context(psycopg.connect(conninfo(self.url), autocommit=True))
 
     def ask(self, query: str, *parameters: object) -> Any:
         """Return the first value of the first row."""

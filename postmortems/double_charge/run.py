@@ -26,15 +26,15 @@ APP = "postmortems.double_charge.app:app"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    orders: int = 2_400
-    customers: int = 600
+    orders: int = 800
+    customers: int = 300
     hosts: int = 2
     workers_per_host: int = 2
     concurrency: int = 8
     work_s: float = 0.25
     lease_s: float = 3.0
-    pause_for_at_least_s: float = 8.0
-    reconcile_every_s: float = 10.0
+    pause_for_at_least_s: float = 6.0
+    reconcile_every_s: float = 5.0
     seed: int = 1
 
 
@@ -101,6 +101,8 @@ class Incident:
         self._finance = scene.session()
         self._found: list[tuple[Any, ...]] = []
         self._reconciliations = 0
+        self._reconciled_s = 0.0
+        self._paused_for_s = 0.0
 
     def run(self) -> dict[str, Any]:
         scene = self._scene
@@ -129,7 +131,7 @@ class Incident:
             self._wait_for_charges(half + half // 4)
             killed = self._kill(workers[-1])
             scene.wait_for(lambda: scene.ask(OPEN) == 0, "every job to be at its end")
-            self._scene.chronicle.tell("drained", f"the queue shows {self._shown()}")
+            self._tell("drained", f"the queue shows {self._shown()}")
             self._wait_for_finance()
             seconds = math.ceil(scene.chronicle.now_s())
         metrics = scraper.series(alerts.metric_names())
@@ -142,6 +144,9 @@ class Incident:
             "seconds": seconds,
             "alerts": alerts.first_fired(metrics, seconds),
         }
+
+    def _tell(self, key: str, text: str) -> float:
+        return self._scene.chronicle.tell(key, text)
 
     def _start(self, name: str) -> Process:
         settings = self._settings
@@ -165,9 +170,7 @@ class Incident:
             handles = JobQueue(self._scene.url).enqueue_many_in(session, requests)
         session.close()
         self._jobs |= {job.id: order for job, order in zip(handles, orders, strict=True)}
-        self._scene.chronicle.tell(
-            f"{which}_half", f"the {which} half of the billing run: {len(orders):,} charges"
-        )
+        self._tell(f"{which}_half", f"the {which} half of the billing run: {len(orders):,} charges")
 
     # -- the faults
 
@@ -182,29 +185,23 @@ class Incident:
                 worker.freeze()
         in_hand = sorted(job for worker in host for job in self._held_by(worker))
         names = " and ".join(worker.name for worker in host)
-        paused_s = self._scene.chronicle.tell(
+        paused_s = self._tell(
             "paused",
             f"the host of {names} is paused (SIGSTOP), about to make {len(in_hand)} charges",
         )
         scene.wait_for(
             lambda: not any(self._held_by(worker) for worker in host), "their leases to be ended"
         )
-        self._scene.chronicle.tell(
-            "expired", f"their {len(in_hand)} leases have expired and are recovered"
-        )
+        self._tell("expired", f"their {len(in_hand)} leases have expired and are recovered")
         orders = [self._jobs[job].id for job in in_hand]
         scene.wait_for(
             lambda: scene.ask(OF_ORDERS, orders) == len(in_hand), "others to make their charges"
         )
-        self._scene.chronicle.tell(
-            "charged_elsewhere", f"the other host has made all {len(in_hand)} charges"
-        )
+        self._tell("charged_elsewhere", f"the other host has made all {len(in_hand)} charges")
         scene.wait_until(paused_s + self._settings.pause_for_at_least_s)
         for worker in host:
             worker.wake()
-        self._scene.chronicle.tell(
-            "resumed", "the host is resumed (SIGCONT); its handlers go on where they were"
-        )
+        self._tell("resumed", "the host is resumed (SIGCONT); its handlers go on where they were")
         scene.wait_for(
             lambda: (
                 scene.ask(OF_ORDERS, orders) + scene.ask(REFUSED_OF, in_hand) == 2 * len(in_hand)
@@ -212,7 +209,7 @@ class Incident:
             "the paused attempts to be charged or refused",
         )
         again = scene.ask(OF_ORDERS, orders) - len(in_hand)
-        self._scene.chronicle.tell(
+        self._tell(
             "late_attempts",
             f"of the {len(in_hand)} late attempts {again} have charged and "
             f"{len(in_hand) - again} were refused",
@@ -228,14 +225,14 @@ class Incident:
             worker.kill()
         orders = [self._jobs[job].id for job in in_hand]
         made = scene.ask(OF_ORDERS, orders)
-        self._scene.chronicle.tell(
+        self._tell(
             "killed",
             f"{worker.name} is killed (SIGKILL), with {made} charges made and not yet reported "
             "as done",
         )
         scene.wait_for(lambda: not self._held_by(worker), "its leases to be ended")
         healed = scene.ask(ENDED, "healed")
-        self._scene.chronicle.tell(
+        self._tell(
             "recovered",
             f"its {len(in_hand)} leases have expired: {healed} jobs are finalized by their commit "
             f"record, {len(in_hand) - healed} are to be tried again",
@@ -273,23 +270,25 @@ class Incident:
 
     def _reconcile(self) -> None:
         """What finance does at its own pace: it compares orders with charges."""
+        began_s = self._scene.chronicle.now_s()
         found = self._finance.execute(RECONCILIATION.encode()).fetchall()
         self._reconciliations += 1
         if len(found) > len(self._found):
             over = sum(row[3] for row in found)
-            self._scene.chronicle.tell(
+            self._tell(
                 f"found_{len(found)}",
                 f"reconciliation finds {len(found)} orders charged twice, "
                 f"{over / 100:,.2f} too much",
             )
         self._found = found
+        self._reconciled_s = began_s
 
     def _wait_for_finance(self) -> None:
         """For a reconciliation that began after the last charge was made."""
-        wanted = self._reconciliations + 2
-        self._scene.wait_for(lambda: self._reconciliations >= wanted, "finance")
+        last_s = self._scene.chronicle.now_s()
+        self._scene.wait_for(lambda: self._reconciled_s > last_s, "finance")
         if not self._found:
-            self._scene.chronicle.tell("reconciled", "reconciliation finds nothing")
+            self._tell("reconciled", "reconciliation finds nothing")
 
     def _figures(self, paused: Sequence[int], killed: Sequence[int]) -> dict[str, Any]:
         scene = self._scene
