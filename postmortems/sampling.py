@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import urllib.error
@@ -89,7 +90,8 @@ class Scraper:
         self._registry = CollectorRegistry()
         self._registry.register(QueueCollector(self._queue))
         self._urls: dict[str, str] = {}
-        self._seen: list[dict[str, float]] = []
+        self._seen: dict[int, dict[str, float]] = {}
+        """By the second at whose end it was known."""
 
     def look(self) -> None:
         processes = list(self._scene.processes)
@@ -98,7 +100,7 @@ class Scraper:
         sample = dict(_samples(generate_latest(self._registry).decode(), "queue"))
         for process, text in zip(processes, texts, strict=True):
             sample.update(_samples(text, process.name))
-        self._seen.append(sample)
+        self._seen[math.ceil(self._scene.chronicle.now_s())] = sample
 
     def _of_worker(self, process: Process) -> str:
         if process.name not in self._urls:
@@ -118,8 +120,9 @@ class Scraper:
 
         Counters that never moved are left out: there is no increase in them.
         """
-        names = sorted({name for sample in self._seen for name in sample})
-        values = {name: [sample.get(name) for sample in self._seen] for name in names}
+        names = sorted({name for sample in self._seen.values() for name in sample})
+        at_s = range(max(self._seen) + 1)
+        values = {name: [self._seen.get(s, {}).get(name) for s in at_s] for name in names}
         return {
             name: _noted(those)
             for name, those in values.items()

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, TextIO
+from typing import Any
 
 import click
 import psycopg
@@ -218,8 +218,3 @@ def scene_in(folder: Path, **settings: str) -> Iterator[Scene]:
     """A scene on a throwaway server with these lines in its postgresql.conf."""
     with EmbeddedPostgres(settings) as server, ExitStack() as stack:
         yield Scene(stack, server, folder)
-
-
-def save(results: Any, output: TextIO) -> None:
-    json.dump(results, output, indent=1)
-    output.write("\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,6 +116,7 @@ class Incident:
             "done": lambda: scene.ask(DONE),
             "leases": lambda: scene.ask("SELECT count(*) FROM jobq.leases"),
             "zombies_refused": lambda: scene.ask(ZOMBIES),
+            "healed": lambda: scene.ask(ENDED, "healed"),
         }
         scene.wait_for(lambda: scene.ask(WORKERS) == len(workers), "the workers to be there")
         scene.begin()
@@ -339,3 +340,26 @@ class Incident:
             "refused": refusal
             and {"at_s": scene.at_s(refusal[0]), "stage": refusal[1], "reason": refusal[2]},
         }
+
+
+def unmet(run: Mapping[str, Any]) -> list[str]:
+    """What the report says and this run does not bear out."""
+    naive, jobq = run["naive"]["figures"], run["jobq"]["figures"]
+    claims = {
+        "every charge in hand at the pause was made twice": naive["charged_twice_by_pause"]
+        == naive["in_hand_at_pause"],
+        "every charge in hand at the kill was made twice": naive["charged_twice_by_kill"]
+        == naive["in_hand_at_kill"],
+        "no other charge was": naive["charged_twice"]
+        == naive["charged_twice_by_pause"] + naive["charged_twice_by_kill"],
+        "the first queue showed every job done": naive["jobs_done"] == naive["orders"]
+        and naive["jobs_dead"] == naive["jobs_open"] == naive["zombies_refused"] == 0,
+        "jobq charged every order once": jobq["charges"] == jobq["orders"]
+        and jobq["charged_twice"] == jobq["not_charged"] == 0,
+        "jobq refused every late attempt": jobq["zombies_refused"] == jobq["in_hand_at_pause"],
+        "jobq finalized by the record what the kill left": jobq["healed"]
+        == jobq["in_hand_at_kill"],
+        "both runs met the same faults": naive["in_hand_at_pause"] == jobq["in_hand_at_pause"]
+        and naive["in_hand_at_kill"] == jobq["in_hand_at_kill"],
+    }
+    return [claim for claim, is_so in claims.items() if not is_so]

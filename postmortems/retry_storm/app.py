@@ -12,12 +12,11 @@ from jobq import Job, JobQueue
 from postmortems.shop import CHARGE
 
 PATIENCE_VARIABLE = "POSTMORTEM_PATIENCE_S"
-MAX_ATTEMPTS = 25
 
 app = JobQueue()
 
 
-@app.task(name="charge", queue="billing", max_attempts=MAX_ATTEMPTS)
+@app.task(name="charge", queue="billing")
 def charge(db: psycopg.Connection[Any], job: Job, order_id: int, cents: int) -> None:
     """Charge for an order. The server is told for how long it is worth trying."""
     patience_ms = int(1000 * float(os.environ[PATIENCE_VARIABLE]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ from psycopg.errors import LockNotAvailable
 
 from jobq import JobQueue
 from postmortems import alerts
-from postmortems.retry_storm.app import MAX_ATTEMPTS, PATIENCE_VARIABLE, charge
+from postmortems.retry_storm.app import PATIENCE_VARIABLE, charge
 from postmortems.retry_storm.eager import CONCURRENCY_VARIABLE, LEASE_VARIABLE, End
 from postmortems.sampling import Every, Series, measured
 from postmortems.scene import ROLE, WAIT_S, Process, Scene, jobq_worker, scene_in
@@ -34,12 +34,13 @@ RESERVED = 3
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    max_connections: int = 40
+    max_connections: int = 60
     workers: int = 3
     eager_concurrency: int = 30
     jobq_concurrency: int = 8
     lease_s: float = 2.0
     patience_s: float = 5.0
+    max_attempts: int = 25
     orders_per_s: float = 10.0
     report_at_s: float = 4.0
     migration_at_s: float = 5.0
@@ -55,6 +56,7 @@ SMALL = Settings(
     workers=2,
     lease_s=1.0,
     patience_s=2.0,
+    max_attempts=8,
     eager_concurrency=20,
     jobq_concurrency=5,
     report_at_s=0.5,
@@ -117,10 +119,11 @@ class Incident:
         orders = math.ceil(settings.orders_until_s * settings.orders_per_s) + 1
         self._orders = iter(make_orders(orders, settings.customers, settings.seed))
         self._queue = JobQueue(scene.url)
+        self._charge = charge.using(max_attempts=settings.max_attempts)
         self._placed = 0
         self._turned_away: list[float] = []
         self._found: list[tuple[Any, ...]] = []
-        self._reconciled_s = self._outage_s = self._outage_ended_s = self._ended_s = 0.0
+        self._reconciled_s = self._outage_began_s = self._outage_ended_s = 0.0
         self._attempts_in_outage = 0
 
     def run(self) -> dict[str, Any]:
@@ -156,9 +159,7 @@ class Incident:
                 scene.wait_until(settings.orders_until_s)
             self._tell("shop_closed", f"no more orders; {self._placed} were taken")
             scene.wait_for(lambda: scene.ask(OPEN) == 0, "every job to be at its end")
-            self._ended_s = self._tell(
-                "drained", f"the last job is at its end; {scene.ask(DEAD)} are dead"
-            )
+            self._tell("drained", f"the last job is at its end; {scene.ask(DEAD)} are dead")
             self._wait_for_finance()
             seconds = math.ceil(scene.chronicle.now_s())
         metrics = scraper.series(alerts.metric_names())
@@ -217,7 +218,7 @@ class Incident:
         try:
             with self._scene.connect() as session:
                 session.execute(ORDER.encode(), (order.id, order.customer_id, order.cents))
-                charge_it = charge.request(order_id=order.id, cents=order.cents)
+                charge_it = self._charge.request(order_id=order.id, cents=order.cents)
                 self._queue.enqueue_many_in(session, [charge_it])
         except psycopg.OperationalError as error:
             self._turned_away.append(self._scene.chronicle.now_s())
@@ -234,7 +235,7 @@ class Incident:
             self._tell("report", "a report reads charges, in a transaction that stays open")
             scene.wait_until(settings.migration_at_s)
             attempts = scene.ask(ATTEMPTS)
-            began_s = self._tell(
+            self._outage_began_s = self._tell(
                 "migration", "a migration adds a column to charges, and waits for the report"
             )
             altered = run.submit(migrating.execute, b"ALTER TABLE charges ADD COLUMN note text")
@@ -250,7 +251,6 @@ class Incident:
             self._outage_ended_s = self._tell(
                 "report_over", "the report is over, and the migration with it"
             )
-            self._outage_s = self._outage_ended_s - began_s
 
     def _watch_the_outage(self, until_s: float) -> None:
         scene = self._scene
@@ -267,7 +267,7 @@ class Incident:
             ),
             "first_dead": (
                 lambda: scene.ask(DEAD) > 0,
-                f"the first job is dead: its {MAX_ATTEMPTS} attempts are spent",
+                f"the first job is dead: its {self._settings.max_attempts} attempts are spent",
             ),
         }
         while scene.chronicle.now_s() < until_s:
@@ -339,8 +339,8 @@ class Incident:
             "refused_connections": len(refused),
             "expired": scene.ask(EXPIRED),
             "zombies_refused": scene.ask(ZOMBIES),
-            "outage_s": round(self._outage_s, 1),
-            "recovery_s": round(max(0.0, self._ended_s - self._outage_ended_s), 1),
+            "outage_s": round(self._outage_ended_s - self._outage_began_s, 1),
+            "recovery_s": recovered_after(samples, self._outage_began_s, self._outage_ended_s),
         }
 
 
@@ -356,6 +356,34 @@ def per_second(at_s: Sequence[float], counts: Sequence[float]) -> list[float]:
         first = next(i for i in range(n + 1) if at_s[i] >= now_s - 1.0)
         rates.append(round((counts[n] - counts[first]) / max(1.0, now_s - at_s[first]), 1))
     return rates
+
+
+def recovered_after(samples: Series, began_s: float, ended_s: float) -> float:
+    """How long after the outage there were again as few open jobs as at most before it."""
+    seen = list(zip(samples["at_s"], samples["open_jobs"], strict=True))
+    usual = max((jobs for at_s, jobs in seen if at_s < began_s), default=0)
+    return round(
+        next(at_s - ended_s for at_s, jobs in seen if at_s >= ended_s and jobs <= usual), 1
+    )
+
+
+def unmet(run: Mapping[str, Any]) -> list[str]:
+    """What the report says and this run does not bear out."""
+    naive, jobq = run["naive"]["figures"], run["jobq"]["figures"]
+    claims = {
+        "the first queue charged orders more than once": naive["charged_twice"] > 0,
+        "its jobs died, and customers had been charged for them": naive["dead_and_charged"] > 0,
+        "its workers were refused connections": naive["refused_connections"] > 0,
+        "the shop turned orders away": naive["orders_turned_away"] > 0,
+        "its leases expired": naive["expired"] > 0,
+        "jobq charged every order once": jobq["charged_twice"] == jobq["not_charged"] == 0
+        and jobq["charges"] == jobq["orders_taken"],
+        "on jobq no job died": jobq["jobs_dead"] == 0,
+        "on jobq nobody was refused a connection": jobq["refused_connections"] == 0
+        and jobq["orders_turned_away"] == 0,
+        "jobq made fewer attempts": jobq["attempts_in_outage"] < naive["attempts_in_outage"],
+    }
+    return [claim for claim, is_so in claims.items() if not is_so]
 
 
 def _last(error: Exception) -> str:
