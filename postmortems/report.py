@@ -53,7 +53,7 @@ def code(path: str, word: str) -> str:
 def guard(node: str) -> str:
     """A link to a test, by its pytest id. Raises ValueError."""
     path, _, name = node.partition("::")
-    if name not in tests_of(ROOT / path):
+    if name not in names_of_tests_in(ROOT / path):
         raise ValueError(f"there is no test {node}")
     return f"[`{name}`](../../{path})"
 
@@ -65,7 +65,7 @@ def page(path: str, text: str) -> str:
     return f"[{text}](../../{path})"
 
 
-def tests_of(path: Path) -> set[str]:
+def names_of_tests_in(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     return {

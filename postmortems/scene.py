@@ -27,7 +27,7 @@ from postmortems.shop import TABLES
 
 ROOT = Path(__file__).parents[1]
 ROLE = "shop"
-WAIT_S = 60.0
+WAIT_S = 120.0
 POLL_S = 0.02
 GRACE_S = 3.0
 

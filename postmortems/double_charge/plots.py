@@ -83,7 +83,7 @@ def _one_order(run: Mapping[str, Any], path: Path) -> None:
             _point(axes, 1, ended, "charged again", NAIVE)
         axes.axvline(story["lease_ended_s"], color=NEUTRAL, ls=":", lw=1, zorder=0.9)
         axes.text(*(story["lease_ended_s"] + 0.06, -0.5, "lease ended"), fontsize=9, color=NEUTRAL)
-        axes.set_xlim(right=max(ended, other["charged_s"]) + 2)
+        axes.set_xlim(right=max(ended, other["charged_s"]) + 2.6)
     keep(figure, path)
 
 

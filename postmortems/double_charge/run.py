@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,13 +124,13 @@ class Incident:
             measured(scene, questions) as (sampler, scraper),
             Every(self._settings.reconcile_every_s, self._reconcile, "finance").running(),
         ):
-            half = len(self._orders) // 2
-            self._bill("first", self._orders[:half])
-            self._wait_for_charges(half // 4)
-            paused = self._pause_a_host(workers[: self._settings.workers_per_host])
-            self._bill("second", self._orders[half:])
-            self._wait_for_charges(half + half // 4)
-            killed = self._kill(workers[-1])
+            quarter = len(self._orders) // 4
+            self._bill("first quarter", self._orders[:quarter])
+            scene.wait_for(lambda: scene.ask(CHARGES) >= quarter // 2, "the first charges")
+            paused = self._pause_a_host(
+                workers[: self._settings.workers_per_host], self._orders[quarter:-quarter]
+            )
+            killed = self._kill(workers[-1], self._orders[-quarter:])
             scene.wait_for(lambda: scene.ask(OPEN) == 0, "every job to be at its end")
             self._tell("drained", f"the queue shows {self._shown()}")
             self._wait_for_finance()
@@ -171,17 +171,20 @@ class Incident:
             handles = JobQueue(self._scene.url).enqueue_many_in(session, requests)
         session.close()
         self._jobs |= {job.id: order for job, order in zip(handles, orders, strict=True)}
-        self._tell(f"{which}_half", f"the {which} half of the billing run: {len(orders):,} charges")
+        self._tell(
+            which.replace(" ", "_"), f"the {which} of the billing run: {len(orders):,} charges"
+        )
 
     # -- the faults
 
-    def _pause_a_host(self, host: Sequence[Process]) -> list[int]:
+    def _pause_a_host(self, host: Sequence[Process], orders: Sequence[Order]) -> list[int]:
         """Stop all workers of a host between their last check and their charges; return the jobs
         that they had in hand."""
         scene = self._scene
-        with ExitStack() as gates:
+        with self._held_shut(Moment.FRAUD_CHECK):
+            self._bill("middle half", orders)
             for worker in host:
-                gates.enter_context(self._held_shut(Moment.FRAUD_CHECK, worker))
+                self._wait_before(Moment.FRAUD_CHECK, worker)
             for worker in host:
                 worker.freeze()
         in_hand = sorted(job for worker in host for job in self._held_by(worker))
@@ -194,9 +197,10 @@ class Incident:
             lambda: not any(self._held_by(worker) for worker in host), "their leases to be ended"
         )
         self._tell("expired", f"their {len(in_hand)} leases have expired and are recovered")
-        orders = [self._jobs[job].id for job in in_hand]
+        order_ids = [self._jobs[job].id for job in in_hand]
         scene.wait_for(
-            lambda: scene.ask(OF_ORDERS, orders) == len(in_hand), "others to make their charges"
+            lambda: scene.ask(OF_ORDERS, order_ids) == len(in_hand),
+            "others to make their charges",
         )
         self._tell("charged_elsewhere", f"the other host has made all {len(in_hand)} charges")
         scene.wait_until(paused_s + self._settings.pause_for_at_least_s)
@@ -205,11 +209,11 @@ class Incident:
         self._tell("resumed", "the host is resumed (SIGCONT); its handlers go on where they were")
         scene.wait_for(
             lambda: (
-                scene.ask(OF_ORDERS, orders) + scene.ask(REFUSED_OF, in_hand) == 2 * len(in_hand)
+                scene.ask(OF_ORDERS, order_ids) + scene.ask(REFUSED_OF, in_hand) == 2 * len(in_hand)
             ),
             "the paused attempts to be charged or refused",
         )
-        again = scene.ask(OF_ORDERS, orders) - len(in_hand)
+        again = scene.ask(OF_ORDERS, order_ids) - len(in_hand)
         self._tell(
             "late_attempts",
             f"of the {len(in_hand)} late attempts {again} have charged and "
@@ -218,14 +222,16 @@ class Incident:
         self._paused_for_s = scene.chronicle.at_s("resumed") - paused_s
         return in_hand
 
-    def _kill(self, worker: Process) -> list[int]:
+    def _kill(self, worker: Process, orders: Sequence[Order]) -> list[int]:
         """Kill a worker whose charges are committed and not yet reported; return their jobs."""
         scene = self._scene
-        with self._held_shut(Moment.RECEIPT, worker):
+        with self._held_shut(Moment.RECEIPT):
+            self._bill("last quarter", orders)
+            self._wait_before(Moment.RECEIPT, worker)
             in_hand = self._held_by(worker)
             worker.kill()
-        orders = [self._jobs[job].id for job in in_hand]
-        made = scene.ask(OF_ORDERS, orders)
+        order_ids = [self._jobs[job].id for job in in_hand]
+        made = scene.ask(OF_ORDERS, order_ids)
         self._tell(
             "killed",
             f"{worker.name} is killed (SIGKILL), with {made} charges made and not yet reported "
@@ -241,27 +247,27 @@ class Incident:
         return in_hand
 
     @contextmanager
-    def _held_shut(self, moment: Moment, worker: Process) -> Iterator[None]:
-        """Hold a moment shut for a worker until all of its handlers stand before it."""
-        session, key = self._scene.session(), (moment.value, worker.pid)
-        session.execute("SELECT pg_advisory_lock(%s, %s)", key)
-        try:
-            self._scene.wait_for(
-                lambda: self._scene.ask(AT_THE_GATE, *key) == self._settings.concurrency,
-                f"the handlers of {worker.name} before {moment.name}",
-            )
+    def _held_shut(self, moment: Moment) -> Iterator[None]:
+        """Hold a moment shut for all workers: those that are not meant must not run out of jobs
+        before the others have come."""
+        with self._scene.session() as session:
+            for worker in self._scene.processes:
+                session.execute("SELECT pg_advisory_lock(%s, %s)", (moment.value, worker.pid))
             yield
-        finally:
-            session.close()
+
+    def _wait_before(self, moment: Moment, worker: Process) -> None:
+        self._scene.wait_for(
+            lambda: (
+                self._scene.ask(AT_THE_GATE, moment.value, worker.pid) == self._settings.concurrency
+            ),
+            f"the handlers of {worker.name} before {moment.name}",
+        )
 
     def _held_by(self, worker: Process) -> list[int]:
         rows = self._scene.watch.execute(HELD_BY.encode(), (f"%:{worker.pid}:%",))
         return [job for job, _ in rows]
 
     # -- what is seen of it
-
-    def _wait_for_charges(self, wanted: int) -> None:
-        self._scene.wait_for(lambda: self._scene.ask(CHARGES) >= wanted, f"{wanted} charges")
 
     def _shown(self) -> str:
         return (

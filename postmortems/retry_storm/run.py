@@ -23,7 +23,7 @@ from postmortems import alerts
 from postmortems.retry_storm.app import PATIENCE_VARIABLE, charge
 from postmortems.retry_storm.eager import CONCURRENCY_VARIABLE, LEASE_VARIABLE, End
 from postmortems.sampling import Every, Series, measured
-from postmortems.scene import ROLE, WAIT_S, Process, Scene, jobq_worker, scene_in
+from postmortems.scene import ROLE, WAIT_S, Process, Scene, SceneFailed, jobq_worker, scene_in
 from postmortems.shop import NOT_CHARGED, ORDER, RECONCILIATION, make_orders
 
 JOBQ_APP = "postmortems.retry_storm.app:app"
@@ -59,6 +59,7 @@ SMALL = Settings(
     max_attempts=8,
     eager_concurrency=20,
     jobq_concurrency=5,
+    orders_per_s=5.0,
     report_at_s=0.5,
     migration_at_s=0.6,
     report_for_s=5.0,
@@ -116,7 +117,7 @@ class Incident:
         self._settings = settings
         self._scene = scene
         self._is_naive = is_naive
-        orders = math.ceil(settings.orders_until_s * settings.orders_per_s) + 1
+        orders = math.ceil((settings.orders_until_s + 2 * WAIT_S) * settings.orders_per_s)
         self._orders = iter(make_orders(orders, settings.customers, settings.seed))
         self._queue = JobQueue(scene.url)
         self._charge = charge.using(max_attempts=settings.max_attempts)
@@ -262,7 +263,7 @@ class Incident:
                 "still wait",
             ),
             "full": (
-                lambda: scene.ask(CONNECTIONS) >= room,
+                lambda: scene.ask(CONNECTIONS) >= room or bool(self._turned_away),
                 f"all {room} connections are taken",
             ),
             "first_dead": (
@@ -270,12 +271,15 @@ class Incident:
                 f"the first job is dead: its {self._settings.max_attempts} attempts are spent",
             ),
         }
-        while scene.chronicle.now_s() < until_s:
+        # On a machine that has other work too, the first queue is given the time that it needs.
+        while scene.chronicle.now_s() < until_s or (self._is_naive and landmarks):
             for key, (has_come, text) in list(landmarks.items()):
                 if has_come():
                     del landmarks[key]
                     self._tell(key, text)
-            scene.wait_until(min(until_s, scene.chronicle.now_s() + LOOK_S))
+            if scene.chronicle.now_s() > until_s + WAIT_S:
+                raise SceneFailed(f"waited {WAIT_S:g} s for the storm: no {', '.join(landmarks)}")
+            scene.wait_until(scene.chronicle.now_s() + LOOK_S)
 
     # -- what is seen of it
 

@@ -13,7 +13,17 @@ import pytest
 from postmortems import alerts
 from postmortems.double_charge import plots as plots_of_double_charge
 from postmortems.double_charge import run as of_double_charge
-from postmortems.report import REPORT, RUN, TEMPLATE, Draw, as_json, guard, kept, render, tests_of
+from postmortems.report import (
+    REPORT,
+    RUN,
+    TEMPLATE,
+    Draw,
+    as_json,
+    guard,
+    kept,
+    names_of_tests_in,
+    render,
+)
 from postmortems.retry_storm import plots as plots_of_retry_storm
 from postmortems.retry_storm import run as of_retry_storm
 from tests.docs.test_comparison import LINK, heading_anchors
@@ -23,7 +33,8 @@ SIMULATED = re.compile(r"> \*\*Simulated incident\.\*\* .*`uv run python -m post
 GUARD = re.compile(r"\[`(test_\w+)`\]\(\.\./\.\./(tests/[\w/]+\.py)\)")
 # What may have a digit in a template's own words: names of failure modes, links, code, T+00:00.
 WITH_DIGITS = re.compile(
-    r"{{.*?}}|{%.*?%}|`[^`]*`|\]\([^)]*\)|FM_\d+|T\+00:00|[Ww]orkers? \d( and \d)?|^\d+\. ",
+    r"<!--.*?-->|{{.*?}}|{%.*?%}|`[^`]*`|\]\([^)]*\)|FM_\d+|T\+00:00"
+    r"|[Ww]orkers? \d( and \d)?|^\d+\. ",
     re.MULTILINE,
 )
 
@@ -98,7 +109,7 @@ def test_every_remedy_has_a_guard(incident: Incident) -> None:
     for remedy in remedies:
         assert GUARD.search(remedy), remedy
     for name, path in GUARD.findall(incident.report):
-        assert name in tests_of(FOLDER.parent / path), f"{path}::{name}"
+        assert name in names_of_tests_in(FOLDER.parent / path), f"{path}::{name}"
 
 
 def test_a_guard_that_is_not_there_is_told() -> None:
