@@ -43,8 +43,8 @@ SMALL = Settings(
     workers_per_host=1,
     work_s=0.05,
     concurrency=4,
-    lease_s=1.0,
-    pause_for_at_least_s=2.0,
+    lease_s=2.0,
+    pause_for_at_least_s=3.0,
     reconcile_every_s=0.5,
 )
 

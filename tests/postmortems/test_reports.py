@@ -95,6 +95,12 @@ def test_the_run_bears_out_what_the_report_claims(incident: Incident) -> None:
 
 
 @each_incident
+def test_a_run_with_the_harm_on_the_other_side_bears_nothing_out(incident: Incident) -> None:
+    run = incident.run
+    assert len(incident.module.unmet({"naive": run["jobq"], "jobq": run["naive"]})) >= 5
+
+
+@each_incident
 def test_the_plots_are_those_of_the_run(incident: Incident, tmp_path: Path) -> None:
     incident.draw(incident.run, tmp_path)
     drawn = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
