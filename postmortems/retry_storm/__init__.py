@@ -1,0 +1,1 @@
+"""A table hangs for some seconds, and the retries make an outage of it."""
