@@ -31,7 +31,7 @@ class Display:
         self._told = 0
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._live.start()
         return self
 
@@ -41,14 +41,14 @@ class Display:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._live.stop()
 
     def show(self, progress: Progress) -> None:
         for event in progress.events[self._told :]:
             self._console.print(Text(event))
         self._told = len(progress.events)
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._bars.update(self._bar, total=progress.jobs, completed=progress.charged)
             states = Text("workers  ")
             for worker in progress.workers:
