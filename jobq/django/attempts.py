@@ -115,10 +115,6 @@ def handler_of(queue: DjangoQueue, declared: DjangoTask, around: Attempts) -> Ca
 def _committing(job: Job, alias: str) -> Iterator[None]:
     """The boundary, and behind it what was registered with `on_commit`."""
     connection = connections[alias]
-    try:
-        with job.commit(BaseDatabaseWrapper):
-            yield
-    except BaseException:
-        connection.run_on_commit = []
-        raise
+    with job.commit(BaseDatabaseWrapper):
+        yield
     connection.run_and_clear_commit_hooks()

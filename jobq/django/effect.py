@@ -67,8 +67,11 @@ class DjangoEffect(Effect[BaseDatabaseWrapper]):
         try:
             self._before_end()
             self._atomic.__exit__(None, None, None)
-        finally:
-            self.handle.run_on_commit = callbacks
+        except DjangoError:
+            if self.is_broken:  # it may have been committed: whoever finds out runs them, or not
+                self.handle.run_on_commit = callbacks
+            raise
+        self.handle.run_on_commit = callbacks
 
     @property
     def _is_ours(self) -> bool:
@@ -97,7 +100,9 @@ class DjangoEffect(Effect[BaseDatabaseWrapper]):
 
     def _discard(self) -> None:
         """Django makes another for this thread when it is asked for one."""
-        self.handle.close()
+        callbacks = self.handle.run_on_commit
+        self.handle.close()  # which forgets them
+        self.handle.run_on_commit = callbacks
         if connections[self._alias] is self.handle:
             del connections[self._alias]
 

@@ -49,7 +49,10 @@ def expire(lease: Lease) -> None:
     is_sqlite = connection.vendor == "sqlite"
     table, past = ("jobq_leases", "0") if is_sqlite else ("jobq.leases", "'2000-01-01'")
     with connection.cursor() as cursor:
-        cursor.execute(f"UPDATE {table} SET lease_expires_at = {past} WHERE job_id = {lease[0]}")
+        cursor.execute(
+            f"UPDATE {table} SET lease_expires_at = {past} "
+            f"WHERE job_id = {lease.job_id} AND token = {lease.token}"
+        )
 
 
 def recover(app: DjangoQueue, lease: Lease) -> None:
@@ -99,10 +102,15 @@ def play_two_attempts(app: DjangoQueue, name: str) -> TaskResult:
     result = getattr(tasks, name).enqueue(name)
     with app.worker(concurrency=1, reconcile_s=3600.0):
         assert gate.reached.wait(BOUND_S), "waited for A to come to the gate"
-        (running,) = app.jobs.list().jobs
-        expire(Lease(running.id, 0))
+        leased = Lease(int(result.id), 1)
         with app.worker(concurrency=1, poll_s=0.05, reconcile_s=0.05):
-            finished(result)
+
+            def is_done_by_b() -> bool:
+                expire(leased)  # again, should A's heartbeat have come in between
+                result.refresh()
+                return bool(result.is_finished)
+
+            wait_for(is_done_by_b, "B to do the job")
         gate.opened.set()
         # Its lease is lost, so its worker would not wait for it.
         wait_for(lambda: len(tasks.heard) == 2, "A to try as well")
@@ -257,8 +265,11 @@ def test_a_constraint_that_is_looked_at_when_it_is_committed(
         )
     with pytest.raises(DatabaseError, match="duplicate key"), effect(app, lease):
         Entry.objects.create(note="order")
+        transaction.on_commit(lambda: pytest.fail("called back, and nothing was committed"))
         connection.cursor().execute("INSERT INTO deferred VALUES (1), (1)")
     assert (notes(), state(app)) == ([], State.LEASED)
+    with transaction.atomic():
+        Entry.objects.create(note="another transaction, which is committed")
 
 
 # -- the connection is Django's
@@ -372,6 +383,8 @@ def test_a_commit_whose_answer_is_lost_is_known_to_have_taken_place(
 
         monkeypatch.setattr(wrapper, "_commit", commit)
     assert (notes(), state(app)) == (["order"], State.COMMITTED)
+    wrapper.run_and_clear_commit_hooks()
+    assert called == ["back"]
 
 
 def test_a_task_of_a_worker_whose_connection_is_killed_is_done_once(

@@ -11,7 +11,7 @@ from django.tasks import task
 
 from tests.django.inside.books.models import Account, Entry
 
-BOUND_S = 60.0
+BOUND_S = 180.0
 
 
 class Gate:
