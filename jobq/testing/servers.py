@@ -20,8 +20,8 @@ DEFAULT_IMAGE = "postgres:18"
 # Durability is worth nothing to a database that is dropped; xdist's workers share the connections.
 SETTINGS = {"fsync": "off", "max_connections": "200"}
 DATA = "/var/lib/jobq-postgres"
-"""In a container's memory: each test's database is hundreds of files, and a disk's file system takes
-several times as long to make and to delete them."""
+"""In a container's memory: each test's database is hundreds of files, and a file system on a disk
+takes several times as long to make and to delete them."""
 
 
 class Server:
