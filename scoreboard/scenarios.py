@@ -6,18 +6,28 @@ application sees. It knows nothing of any queue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, islice
 
 from scoreboard.adapter import DONE, FAILED, MAX_RUNS, PATIENT_RUNS, RUNNING
 from scoreboard.runs import ANY, Act
-from scoreboard.stage import NotWithin, Stage
+from scoreboard.stage import STARTS_WITHIN_S, NotWithin, Stage
 
 RECOVERED_WITHIN_S = 90.0
 ENDS_WITHIN_S = 30.0
 """From when a run may go on, until its handler has ended; from then until the queue says so."""
 SETTLES_S = 4.0
 """How long to watch for what comes late. Retries are set to come within a second or two."""
+LEADS_WITHIN_S = 3.0
+LETS_GO_S = 1.5
+"""What a frozen worker had asked of a broker times out meanwhile."""
+WARM_UP = Act(takes_s=0.2, effect=False)
+WARM_UPS, WARM_UP_S = 4, 2.0
+"""So many jobs at a time, until the worker that was started has had one."""
 RUNS_SEEN = 8
 """How often a job that kills its worker is seen to run before it is given up."""
 JOBS = 60
@@ -49,8 +59,8 @@ class Scenario:
     max_runs: int = MAX_RUNS
 
 
-def times(count: int) -> str:
-    return {0: "lost", 1: "exactly once", 2: "twice"}.get(count, f"{count} times")
+def times(applied: int) -> str:
+    return {0: "lost", 1: "exactly once", 2: "twice"}.get(applied, f"{applied} times")
 
 
 # -- 1, 4: how often the effect is applied
@@ -58,12 +68,7 @@ def times(count: int) -> str:
 
 def late_effect(stage: Stage) -> Verdict:
     """A is frozen just before its effect; B gets the job and applies it; A wakes."""
-    stage.plan({ANY: {"1": Act(freeze=True), ANY: Act()}})
-    stage.start("A")
-    stage.enqueue(1)
-    stage.until_seen("freezes", run=1)
-    stage.until_frozen("A")
-    stage.start("B", in_place_of="A")
+    _freeze_a(stage, {"1": Act(freeze=True), ANY: Act()})
     took_s, missing = _recovered(stage, lambda: stage.has_ended(2))
     stage.thaw("A")
     _bounded(stage, lambda: stage.has_ended(1), "A's handler to end")
@@ -156,14 +161,27 @@ def late_failure(stage: Stage) -> Verdict:
 
 def _two_runs(stage: Stage, first: Act, second: Act) -> Verdict | None:
     """A's run is frozen, and B's held; or a verdict, when B did not get the job."""
-    stage.plan({ANY: {"1": first, "2": second, ANY: Act(effect=False)}})
-    stage.start("A")
-    stage.enqueue(1)
-    stage.until_seen("freezes", run=1)
-    stage.until_frozen("A")
-    stage.start("B", in_place_of="A")
+    _freeze_a(stage, {"1": first, "2": second, ANY: Act(effect=False)})
     took_s, missing = _recovered(stage, lambda: bool(stage.seen("held", run=2)))
     return Verdict(missing, False, {"recovered_s": round(took_s, 1)}) if missing else None
+
+
+def _freeze_a(stage: Stage, acts: Mapping[str, Act]) -> None:
+    """A runs job 1 and is frozen in it, and B is there to take over. What needs a leader is B's to
+    lead: it was there first."""
+    stage.plan({"1": acts, ANY: {ANY: WARM_UP}})
+    if stage.about["recovery"] == "restart":
+        stage.start("A")
+        stage.enqueue(1)
+    else:
+        _bring_up(stage, leaders=("B",), others=("A",))
+        _enqueue_past(stage, "B")
+    stage.until_seen("freezes", run=1)
+    stage.until_frozen("A")
+    if "B" in stage.workers:
+        stage.thaw("B")
+    else:
+        stage.start("B", in_place_of="A")
 
 
 # -- 5: a job that kills its worker
@@ -226,23 +244,9 @@ def second_frozen(stage: Stage) -> Verdict:
 
 
 def _frozen(stage: Stage, *, frozen: str, left: str) -> Verdict:
-    held, orphan = Act(effect=False, hold=True), {"1": Act(effect=False, kill="worker"), ANY: Act()}
-    stage.plan({"1": orphan, ANY: {ANY: held}})
-    # Each of the three is seen to run a job: so it is up. The leadership is X's or Y's by then.
-    for job, name in ((2, "X"), (3, "Y"), (4, "Z")):
-        stage.start(name)
-        stage.enqueue(job)
-        stage.until_seen("held", job=job, run=1)
-        if name == "Y":
-            stage.watch(SETTLES_S)
-    for job in (2, 3, 4):
-        stage.let_go(job, 1)
-    for job in (2, 3, 4):
-        _bounded(stage, lambda job=job: stage.has_fate(job), f"job {job} to be done")  # type: ignore[misc]
-    # With both of the others frozen for a moment, the job is Z's.
-    stage.freeze("X", "Y")
-    stage.watch(1.5)  # what a frozen worker had asked of a broker times out meanwhile
-    stage.enqueue(1)
+    stage.plan({"1": {"1": Act(effect=False, kill="worker"), ANY: Act()}, ANY: {ANY: WARM_UP}})
+    _bring_up(stage, leaders=("X", "Y"), others=("Z",))
+    _enqueue_past(stage, "X", "Y")
     stage.until_seen("dies", run=1)
     stage.until_dead("Z")
     stage.thaw(left)
@@ -314,6 +318,39 @@ def _applied(stage: Stage) -> int:
 
 
 # -- what they share
+
+
+def _bring_up(stage: Stage, *, leaders: Sequence[str], others: Sequence[str]) -> None:
+    """Start the workers, and see each of them run a job, so that it is up. The first ones have time
+    to agree on a leader before the others come."""
+    jobs = count(2)
+    warm_up: list[int] = []
+    for name in (*leaders, *others):
+        stage.start(name)
+        deadline_s = time.monotonic() + STARTS_WITHIN_S
+        while not stage.seen_of(name, "began"):
+            if time.monotonic() > deadline_s:
+                raise NotWithin(f"waited {STARTS_WITHIN_S:g} s for {name} to run a job")
+            some = list(islice(jobs, WARM_UPS))
+            stage.enqueue(*some)
+            warm_up += some
+            with suppress(NotWithin):
+                stage.until(partial(_have_ended, stage, some), "the warm-up", WARM_UP_S)
+        if name == leaders[-1]:
+            stage.watch(LEADS_WITHIN_S)
+    for job in warm_up:
+        _bounded(stage, partial(stage.has_fate, job), f"job {job} to be done")
+
+
+def _have_ended(stage: Stage, jobs: Sequence[int]) -> bool:
+    return all(stage.has_ended(1, job=job) for job in jobs)
+
+
+def _enqueue_past(stage: Stage, *names: str) -> None:
+    """Enqueue job 1 so that these workers cannot have it. They are left frozen."""
+    stage.freeze(*names)
+    stage.watch(LETS_GO_S)
+    stage.enqueue(1)
 
 
 def _recovered(stage: Stage, is_so: Callable[[], bool]) -> tuple[float, str]:

@@ -110,7 +110,7 @@ class Stage:
         self.workers[name].signal(signal.SIGCONT)
 
     def let_go(self, job: int, run: int) -> None:
-        self.tell(f"let run {run} go")
+        self.tell(f"let run {run} of job {job} go")
         self.runs.gate(job, run).touch()
 
     def restart_database(self) -> None:
@@ -129,6 +129,12 @@ class Stage:
             and line["job"] == job
             and (run is None or line["run"] == run)
         ]
+
+    def seen_of(self, worker: str, what: str) -> bool:
+        """Whether any run of this worker's told so."""
+        return any(
+            line["worker"] == worker and line["what"] == what for line in self.runs.read_log()
+        )
 
     def began(self, job: int = 1) -> int:
         """How many runs of the job began."""

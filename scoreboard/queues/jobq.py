@@ -1,6 +1,6 @@
 """jobq, by the repository's own interpreter.
 
-- `lease_s` 3: how long a dead worker's job waits (docs/workers.md). Heartbeats extend it.
+- `lease_s` 6: how long a dead worker's job waits (docs/workers.md). Heartbeats extend it.
 - Effects: the handler takes the job and opens the commit boundary when it writes
   (docs/handlers.md), so that it is stopped just before its transaction, as the others are.
 - `app.status` says where a job is.
@@ -17,13 +17,19 @@ from jobq import Job, JobQueue, Retry, schema
 from scoreboard.adapter import DONE, FAILED, RUNNING, WAITING, About, Given, Queue, main
 from scoreboard.runs import INSERT, Run, perform
 
-LEASE_S = 3.0
+LEASE_S = 6.0
 
 
 class Jobq(Queue):
     about = About(
         packages=("jobq", "psycopg"),
-        settings={"lease_s": LEASE_S, "concurrency": 1, "max_attempts": 3, "retry": "after 0-1 s"},
+        settings={
+            "lease_s": LEASE_S,
+            "concurrency": 1,
+            "prefetch": 0,
+            "max_attempts": 3,
+            "retry": "Retry(base_s=1, cap_s=1)",
+        },
         effect="`job.commit()`: with the commit record, in one transaction",
         sources=("docs/workers.md", "docs/handlers.md"),
         states={
@@ -66,7 +72,7 @@ class Jobq(Queue):
         return [self.app.status(self.ids[number]).state.value for number in jobs]
 
     def work(self) -> None:
-        with self.app.worker(concurrency=1, lease_s=LEASE_S):
+        with self.app.worker(concurrency=1, prefetch=0, lease_s=LEASE_S):
             threading.Event().wait()
 
 
