@@ -1,1 +1,1 @@
-"""The failure modes as black-box scenarios, for jobq and for other queues. See docs/scoreboard.md."""
+"""The failure modes as black-box scenarios, for jobq and others. See docs/scoreboard.md."""

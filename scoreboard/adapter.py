@@ -4,7 +4,8 @@ It runs in the interpreter of the queue's virtual environment, so it imports the
 alone. The scoreboard starts `python -m scoreboard.queues.NAME ROLE JSON`. Roles:
 
 - `clerk` makes the queue's tables, says what there is to know of the adapter, and then answers a
-  JSON line on stdin with one on stdout: it enqueues jobs, and says what the queue calls their state.
+  JSON line on stdin with one on stdout: it enqueues jobs, and says what the queue calls their
+  states.
 - `work` runs one worker until it is killed. What its handlers do they tell the log: see
   `scoreboard.runs`.
 """

@@ -26,6 +26,7 @@ INSERT_ASYNCPG = "INSERT INTO ledger (job, run, worker) VALUES ($1, $2, $3)"
 PAUSE_S = 0.02
 STOPS_WITHIN_S = 0.2
 ANY = "*"
+PAST_EFFECT = "is past its effect"
 
 
 class Boom(Exception):
@@ -121,14 +122,14 @@ class Run:
             self.tell("freezes")
             asked_s = time.monotonic()
             os.killpg(os.getpgrp(), signal.SIGSTOP)
-            # Another thread may be the one that the signal reaches, a moment later. Once woken, this
-            # one goes on at once: nobody has time to tell it what it missed.
+            # Another thread may be the one that the signal reaches, a moment later. Once woken,
+            # this one goes on at once: nobody has time to tell it what it missed.
             while time.monotonic() - asked_s < STOPS_WITHIN_S:
                 time.sleep(STOPS_WITHIN_S / 100)
 
     def leave_effect(self) -> None:
         if self.act.effect:
-            self.tell("applied")
+            self.tell(PAST_EFFECT)
         if self.act.kill:
             self.tell("dies")
             if self.act.kill == "worker":

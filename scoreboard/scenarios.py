@@ -6,15 +6,13 @@ application sees. It knows nothing of any queue.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
 
 from scoreboard.adapter import DONE, FAILED, MAX_RUNS, PATIENT_RUNS, RUNNING
-from scoreboard.runs import ANY, Act
+from scoreboard.runs import ANY, PAST_EFFECT, Act
 from scoreboard.stage import STARTS_WITHIN_S, NotWithin, Stage
 
 RECOVERED_WITHIN_S = 90.0
@@ -26,8 +24,8 @@ LEADS_WITHIN_S = 3.0
 LETS_GO_S = 1.5
 """What a frozen worker had asked of a broker times out meanwhile."""
 WARM_UP = Act(takes_s=0.2, effect=False)
-WARM_UPS, WARM_UP_S = 4, 2.0
-"""So many jobs at a time, until the worker that was started has had one."""
+WARM_UP_JOBS, WARM_UPS = 4, 100
+"""So many jobs at a time, and so many times at most, until the worker has had one."""
 RUNS_SEEN = 8
 """How often a job that kills its worker is seen to run before it is given up."""
 JOBS = 60
@@ -104,7 +102,9 @@ def _effects(stage: Stage, missing: str, took_s: float) -> Verdict:
 
 def late_success(stage: Stage) -> Verdict:
     """A, frozen, loses its job to B; wakes while B runs, and reports success. Then B fails."""
-    missing = _two_runs(stage, Act(freeze=True, effect=False), Act(effect=False, hold=True, fail=True))
+    missing = _two_runs(
+        stage, Act(freeze=True, effect=False), Act(effect=False, hold=True, fail=True)
+    )
     if missing is not None:
         return missing
     stage.thaw("A")
@@ -135,7 +135,9 @@ def _kept(runs: int) -> str:
 
 def late_failure(stage: Stage) -> Verdict:
     """A, frozen, loses its job to B; wakes while B runs, and fails. Then B succeeds."""
-    missing = _two_runs(stage, Act(freeze=True, effect=False, fail=True), Act(effect=False, hold=True))
+    missing = _two_runs(
+        stage, Act(freeze=True, effect=False, fail=True), Act(effect=False, hold=True)
+    )
     if missing is not None:
         return missing
     stage.thaw("A")
@@ -267,7 +269,7 @@ def database_restart(stage: Stage) -> Verdict:
     stage.enqueue(*jobs)
     for name in ("A", "B"):
         stage.start(name)
-    stage.until(lambda: _applied(stage) >= CRASHES_AFTER, "the first jobs", 60)
+    stage.until(lambda: _past_effect(stage) >= CRASHES_AFTER, "the first jobs", 60)
     stage.restart_database()
     exits = 0
 
@@ -313,8 +315,8 @@ def database_restart(stage: Stage) -> Verdict:
     return Verdict(", ".join(harms), False, counts)
 
 
-def _applied(stage: Stage) -> int:
-    return sum(1 for line in stage.runs.read_log() if line["what"] == "applied")
+def _past_effect(stage: Stage) -> int:
+    return sum(1 for line in stage.runs.read_log() if line["what"] == PAST_EFFECT)
 
 
 # -- what they share
@@ -327,15 +329,16 @@ def _bring_up(stage: Stage, *, leaders: Sequence[str], others: Sequence[str]) ->
     warm_up: list[int] = []
     for name in (*leaders, *others):
         stage.start(name)
-        deadline_s = time.monotonic() + STARTS_WITHIN_S
-        while not stage.seen_of(name, "began"):
-            if time.monotonic() > deadline_s:
-                raise NotWithin(f"waited {STARTS_WITHIN_S:g} s for {name} to run a job")
-            some = list(islice(jobs, WARM_UPS))
-            stage.enqueue(*some)
+        for _ in range(WARM_UPS):
+            if stage.seen_of(name, "began"):
+                break
+            some = list(islice(jobs, WARM_UP_JOBS))
+            stage.enqueue(*some, told=False)
             warm_up += some
-            with suppress(NotWithin):
-                stage.until(partial(_have_ended, stage, some), "the warm-up", WARM_UP_S)
+            ended = partial(_have_ended, stage, some)
+            stage.until(ended, f"{name} or another to warm up", STARTS_WITHIN_S)
+        else:
+            raise NotWithin(f"{name} had none of {len(warm_up)} jobs")
         if name == leaders[-1]:
             stage.watch(LEADS_WITHIN_S)
     for job in warm_up:

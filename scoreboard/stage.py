@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -49,6 +49,7 @@ class Row:
 
     name: str
     """Its module in `scoreboard.queues`."""
+    title: str
     environment: str
     """Whose of `bench.peers.environments`."""
     needs_redis: bool = False
@@ -81,9 +82,10 @@ class Stage:
     def tell(self, what: str) -> None:
         self.runs.tell(what)
 
-    def enqueue(self, *jobs: int) -> None:
+    def enqueue(self, *jobs: int, told: bool = True) -> None:
         self._ask(ask="enqueue", jobs=jobs)
-        self.tell(f"enqueued {len(jobs)} jobs" if len(jobs) > 1 else f"enqueued job {jobs[0]}")
+        if told:
+            self.tell(f"enqueued {len(jobs)} jobs" if len(jobs) > 1 else "enqueued the job")
 
     def start(self, name: str, *, in_place_of: str | None = None) -> None:
         """Start a worker; in a queue where only a worker itself takes up its jobs again, as the one
@@ -110,7 +112,7 @@ class Stage:
         self.workers[name].signal(signal.SIGCONT)
 
     def let_go(self, job: int, run: int) -> None:
-        self.tell(f"let run {run} of job {job} go")
+        self.tell(f"let run {run} go")
         self.runs.gate(job, run).touch()
 
     def restart_database(self) -> None:
@@ -187,11 +189,13 @@ class Stage:
         time.sleep(for_s)
 
     def timeline(self) -> list[str]:
+        """What happened to job 1 and to the workers, in order."""
         lines = []
         for line in self.runs.read_log():
-            who = f"{line['worker']}: " if line["worker"] != SCOREBOARD else ""
-            run = f", run {line['run']} of job {line['job']}" if line["run"] else ""
-            lines.append(f"{line['at'] - self.began_s:6.1f} s  {who}{line['what']}{run}")
+            if line["job"] not in (None, 1):
+                continue
+            who = "" if line["worker"] == SCOREBOARD else f"{line['worker']}, run {line['run']}: "
+            lines.append(f"{line['at'] - self.began_s:.1f} s: {who}{line['what']}")
         return lines
 
     def outputs(self) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Awa.
 
 - Dead workers' jobs: heartbeats, in the proportions that docs/configuration.md gives under
-  "Reliability timings": staleness at least three times the interval. The maintenance leader rescues.
+  "Reliability timings": staleness at least three times the interval. The maintenance leader
+  rescues.
   https://github.com/hardbyte/awa/blob/main/docs/configuration.md
 - Failed jobs: `max_attempts`, with its own exponential backoff (2 s, 4 s, and some jitter).
-- Effects: "for application tables, keep using your existing database library" (README); asyncpg, each
-  in a transaction of its own. Completion in the caller's transaction is planned (docs/adr/042, "does
-  not claim that the Rust or SQL surfaces have shipped"), and not in this release's Python API.
+- Effects: "for application tables, keep using your existing database library" (README); asyncpg,
+  each in a transaction of its own. Completion in the caller's one is planned (docs/adr/042),
+  and not in this release's Python API.
 """
 
 from __future__ import annotations

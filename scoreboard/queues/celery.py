@@ -10,7 +10,7 @@
 - Failed jobs: `autoretry_for` and `max_retries`, the runs after the first.
   https://docs.celeryq.dev/en/stable/userguide/tasks.html
 - The pool of processes, the default, with `worker_prefetch_multiplier` 1.
-- Effects: psycopg, each in a transaction of its own. Redis has no part in a transaction of PostgreSQL.
+- Effects: psycopg, each in a transaction of its own. Redis has no part in one of PostgreSQL's.
 - The state is the result backend's, with `task_track_started`.
 """
 

@@ -17,7 +17,8 @@ import asyncio
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from chancy import Chancy, Queue as ChancyQueue, Worker, job
+from chancy import Chancy, Worker, job
+from chancy import Queue as ChancyQueue
 from chancy.plugins.leadership import Leadership
 from chancy.plugins.recovery import Recovery
 from chancy.plugins.retry import RetryPlugin

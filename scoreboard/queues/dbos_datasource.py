@@ -1,8 +1,8 @@
 """DBOS Transact with a datasource: "database transactions run inside DBOS workflows are tracked and
 replayed with exactly-once guarantees" (https://docs.dbos.dev/python/reference/datasources).
 
-All else is as in `dbos_steps`. The handler is the workflow's own code; its effect is a transaction of
-the datasource, in this database.
+All else is as in `dbos_steps`. The handler is the workflow's own code; its effect is a transaction
+of the datasource, in this database.
 """
 
 from __future__ import annotations

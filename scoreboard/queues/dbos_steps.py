@@ -53,9 +53,7 @@ class DbosSteps(Queue):
             "MAX_RECOVERY_ATTEMPTS_EXCEEDED": FAILED,
         },
         recovery="restart",
-        without={
-            "frozen-leader": "there is no leader: a worker's jobs come back when it is started again"
-        },
+        without={"frozen-leader": "no leader; its jobs come back when a worker is started again"},
     )
 
     def install(self) -> None:
@@ -73,7 +71,9 @@ class DbosSteps(Queue):
 
     def states(self, jobs: Sequence[int]) -> list[str]:
         ids = [f"job-{number}" for number in jobs]
-        found = {each.workflow_id: each.status for each in self.client.list_workflows(workflow_ids=ids)}
+        found = {
+            each.workflow_id: each.status for each in self.client.list_workflows(workflow_ids=ids)
+        }
         return [found[one] for one in ids]
 
     def work(self) -> None:
@@ -91,6 +91,7 @@ class DbosSteps(Queue):
         threading.Event().wait()
 
     def handler(self) -> Callable[[int], None]:
+        """What the workflow calls."""
         engine = sa.create_engine(
             sa.make_url(self.url).set(drivername="postgresql+psycopg"), pool_pre_ping=True
         )
@@ -107,7 +108,10 @@ class DbosSteps(Queue):
         def step(number: int) -> None:
             perform(self.runs.begin(number), apply)
 
-        return step
+        def handle(number: int) -> None:
+            step(number)
+
+        return handle
 
     def _config(self) -> DBOSConfig:
         # One version for every process, or a worker leaves other processes' jobs alone.

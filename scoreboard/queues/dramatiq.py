@@ -1,15 +1,15 @@
 """Dramatiq, on dramatiq-postgres.
 
-- Dead workers' jobs: `heartbeat_ttl`, looked for every `maintenance_interval` by one worker at a time
-  ("Crash recovery" and "Configuration", README).
+- Dead workers' jobs: `heartbeat_ttl`, looked for every `maintenance_interval` by one worker at a
+  time ("Crash recovery" and "Configuration", README).
   https://github.com/danielgatis/dramatiq-postgres#configuration
 - Failed jobs: `max_retries`, the runs after the first, and the backoff's bounds.
   https://dramatiq.io/guide.html#message-retries
 - `dramatiq_queue_prefetch` 1: nothing is claimed ahead of the one thread.
-- Effects: psycopg's pool, which the broker itself stands on; each in a transaction of its own. There
-  is no completion in the caller's transaction.
-- The state is that of the message's row in `dramatiq.queue` ("Tables", README): "a message is deleted
-  as soon as it is acknowledged".
+- Effects: psycopg's pool, which the broker itself stands on; each in a transaction of its own.
+  There is no completion in the caller's transaction.
+- The state is that of the message's row in `dramatiq.queue` ("Tables", README): "a message is
+  deleted as soon as it is acknowledged".
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
   no job is held for that long. Rescue by dead producers is Oban Pro's.
 - The leader's term of 30 s is no public setting.
 - Failed jobs: `max_attempts`, and the worker's `backoff` (Writing Jobs).
-- Effects: psycopg's pool, which Oban itself stands on; each in a transaction of its own. There is no
-  completion in the caller's transaction.
+- Effects: psycopg's pool, which Oban itself stands on; each in a transaction of its own. There is
+  no completion in the caller's transaction.
 """
 
 from __future__ import annotations
@@ -72,8 +72,10 @@ class ObanQueue(Queue):
     def enqueue(self, jobs: Sequence[int]) -> None:
         async def enqueue(oban: Oban) -> None:
             limit = self.given.max_runs
-            new = [Charge.new({"number": number}, max_attempts=limit) for number in jobs]
-            enqueued = await oban.enqueue_many(new)
+            new: Any = Charge.new  # type: ignore[attr-defined]  # the decorator's
+            enqueued = await oban.enqueue_many(
+                [new({"number": number}, max_attempts=limit) for number in jobs]
+            )
             self.ids |= {number: job.id for number, job in zip(jobs, enqueued, strict=True)}
 
         self._ask(enqueue)

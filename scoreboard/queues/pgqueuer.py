@@ -1,16 +1,16 @@
 """PgQueuer.
 
-- Dead workers' jobs: `heartbeat_timeout`, after which any worker picks the job again; heartbeats are
-  sent at half of it (guides/heartbeat). `dequeue_timeout` 1 s, so that an idle worker looks every
-  second.
+- Dead workers' jobs: `heartbeat_timeout`, after which any worker picks the job again; heartbeats
+  are sent at half of it (guides/heartbeat). `dequeue_timeout` 1 s, so that an idle worker looks
+  every second.
 - The manager is started again with new connections after a failure, as `pgq run
   --restart-on-failure` does (reference/cli). That command itself does not start here: with the
   release of typer that is current with it, it fails at its own `--log-level`.
 - Failed jobs: `DatabaseRetryEntrypointExecutor`, for "any unhandled exception" (guides/retry). It
   lets a job run once more than its `max_attempts`.
 - `max_concurrent_tasks` 2 with `batch_size` 1: it allows no less.
-- Effects: asyncpg, a pool in the shared resources (guides/shared-resources), each in a transaction of
-  its own. There is no completion in the caller's transaction: "ensure your job functions are
+- Effects: asyncpg, a pool in the shared resources (guides/shared-resources), each in a transaction
+  of its own. There is no completion in the caller's transaction: "ensure your job functions are
   idempotent" (guides/reliability).
 - A job's state is that of `Queries.job_status`.
 """

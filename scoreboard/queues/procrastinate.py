@@ -1,7 +1,7 @@
 """Procrastinate.
 
-- Dead workers' jobs: the periodic task that "Retry stalled jobs" gives, as it stands there. It calls
-  `get_stalled_jobs` and retries each; nothing else does. `update_heartbeat_interval`,
+- Dead workers' jobs: the periodic task that "Retry stalled jobs" gives, as it stands there. It
+  calls `get_stalled_jobs` and retries each; nothing else does. `update_heartbeat_interval`,
   `stalled_worker_timeout` and `seconds_since_heartbeat` are adjusted together, as its note asks.
   https://procrastinate.readthedocs.io/en/stable/howto/production/retry_stalled_jobs.html
 - Failed jobs: `RetryStrategy(max_attempts=...)`, which counts the retries after the first run.
