@@ -9,7 +9,7 @@ import click
 from bench.peers.command import names
 from scoreboard import page
 from scoreboard.scenarios import SCENARIOS
-from scoreboard.suite import ROWS, play
+from scoreboard.suite import ROWS, Results, play
 
 QUEUE_NAMES = tuple(row.name for row in ROWS)
 SCENARIO_NAMES = tuple(each.name for each in SCENARIOS)
@@ -37,10 +37,7 @@ def main(
         return
     rows = [row for row in ROWS if not only or row.name in only]
     scenarios = [each for each in SCENARIOS if not scenario or each.name in scenario]
-    measured = play(rows, scenarios, repeat).as_json()
-    if is_kept:
-        page.save(measured)
-        _render()
+    measured = play(rows, scenarios, repeat, keep=_keep if is_kept else _forget).as_json()
     print(json.dumps(measured, indent=2) if as_json else page.as_text(measured))
 
 
@@ -48,6 +45,15 @@ def main(
 def render() -> None:
     """Write the table and the settings of results.json into docs/scoreboard.md."""
     _render()
+
+
+def _keep(results: Results) -> None:
+    page.save(results.as_json())
+    _render()
+
+
+def _forget(results: Results) -> None:
+    """Results that are only printed."""
 
 
 def _render() -> None:

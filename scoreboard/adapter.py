@@ -28,6 +28,11 @@ MAX_RUNS = 3
 PATIENT_RUNS = 10
 """The same there."""
 
+LEASE_S = 6.0
+"""How long a silent worker keeps its jobs, in every queue that goes by heartbeats."""
+AGE_S = 15.0
+"""How long any worker keeps a job, in those that go by its age: no job here takes so long."""
+
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 
 
@@ -65,6 +70,7 @@ class Given:
     broker: str
     """Where the queue's own server is, if it has one."""
     max_runs: int
+    lease_s: float = LEASE_S
 
 
 class Queue(ABC):

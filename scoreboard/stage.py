@@ -25,7 +25,7 @@ import psycopg
 from bench.peers.child import Child, Failed, child
 from bench.peers.suite import socket_in_query
 from jobq.embedded import EmbeddedPostgres
-from scoreboard.adapter import DONE, FAILED, MAX_RUNS, Given
+from scoreboard.adapter import DONE, FAILED, LEASE_S, MAX_RUNS, Given
 from scoreboard.runs import LEDGER, Plan, Runs
 from scoreboard.workers import PACKAGE, Worker
 
@@ -211,7 +211,12 @@ class Stage:
 
 @contextmanager
 def stage(
-    row: Row, python: str, server: EmbeddedPostgres, *, max_runs: int = MAX_RUNS
+    row: Row,
+    python: str,
+    server: EmbeddedPostgres,
+    *,
+    max_runs: int = MAX_RUNS,
+    lease_s: float = LEASE_S,
 ) -> Iterator[Stage]:
     """A stage for one scenario, gone when it is over. Raises Broken."""
     name = f"scoreboard_{uuid.uuid4().hex}"
@@ -223,7 +228,7 @@ def stage(
         url = socket_in_query(server.url(name))
         with psycopg.connect(url) as connection:
             connection.execute(LEDGER)
-        given = Given(url, folder, "clerk", "clerk", broker, max_runs)
+        given = Given(url, folder, "clerk", "clerk", broker, max_runs, lease_s)
         clerk = stack.enter_context(
             child(python, row.name, "clerk", package=PACKAGE, **asdict(given))
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from bench.machine import machine
 from bench.peers.child import Failed
 from bench.peers.environments import NotInstalled, interpreter
 from jobq.embedded import EmbeddedPostgres
+from scoreboard.adapter import LEASE_S
 from scoreboard.scenarios import Scenario, Verdict
 from scoreboard.stage import Broken, NotWithin, Row, Stage, stage
 
@@ -66,8 +67,17 @@ class Results:
         }
 
 
-def play(rows: Sequence[Row], scenarios: Sequence[Scenario], repeat: int = 1) -> Results:
-    """Play each scenario with each queue, on an embedded PostgreSQL with its own settings."""
+def play(
+    rows: Sequence[Row],
+    scenarios: Sequence[Scenario],
+    repeat: int = 1,
+    *,
+    keep: Callable[[Results], None] = lambda _: None,
+) -> Results:
+    """Play each scenario with each queue, on an embedded PostgreSQL with its own settings.
+
+    `keep` is called with what there is, after each queue.
+    """
     results = Results()
     with EmbeddedPostgres() as server:
         for row in rows:
@@ -80,39 +90,40 @@ def play(rows: Sequence[Row], scenarios: Sequence[Scenario], repeat: int = 1) ->
             for scenario in scenarios:
                 played[scenario.name] = []
                 for _ in range(repeat):
-                    cell = _cell(results, row, python, server, scenario)
+                    cell, results.queues[row.name] = play_cell(server, row, python, scenario)
                     played[scenario.name].append(cell)
                     said = f"{cell.took_s:5.0f} s  {cell.verdict.says}"
                     print(f"{row.name:16} {scenario.name:20} {said}", file=sys.stderr)
+            keep(results)
     return results
 
 
-def _cell(
-    results: Results, row: Row, python: str, server: EmbeddedPostgres, scenario: Scenario
-) -> Cell:
+def play_cell(
+    server: EmbeddedPostgres,
+    row: Row,
+    python: str,
+    scenario: Scenario,
+    *,
+    lease_s: float = LEASE_S,
+) -> tuple[Cell, Mapping[str, Any]]:
+    """Play one scenario with one queue. Return what it showed, and the facts of the queue."""
     began_s = time.monotonic()
     verdicts: list[Verdict] = []
     timeline: list[str] = []
-    for verdict, told in _plays(results, row, python, server, scenario):
-        verdicts.append(verdict)
-        timeline += told
-    took_s = round(time.monotonic() - began_s, 1)
-    return Cell(worst(verdicts), took_s, _version(server), timeline)
-
-
-def _plays(
-    results: Results, row: Row, python: str, server: EmbeddedPostgres, scenario: Scenario
-) -> Iterator[tuple[Verdict, list[str]]]:
+    facts: Mapping[str, Any] = {}
     for play_one in scenario.plays:
         try:
-            with stage(row, python, server, max_runs=scenario.max_runs) as played:
-                results.queues[row.name] = {name: played.about[name] for name in FACTS}
+            with stage(row, python, server, max_runs=scenario.max_runs, lease_s=lease_s) as played:
+                facts = {name: played.about[name] for name in FACTS}
                 if reason := played.about["without"].get(scenario.name):
-                    yield Verdict(f"n/a: {reason}", None), []
-                    return
-                yield _judged(play_one, played), played.timeline()
+                    verdicts.append(Verdict(f"n/a: {reason}", None))
+                    break
+                verdicts.append(_judged(play_one, played))
+                timeline += played.timeline()
         except Broken as reason:
-            yield Verdict(f"broke down: {reason}", None), []
+            verdicts.append(Verdict(f"broke down: {reason}", None))
+    took_s = round(time.monotonic() - began_s, 1)
+    return Cell(worst(verdicts), took_s, _version(server), timeline), facts
 
 
 def _judged(play_one: Callable[[Stage], Verdict], played: Stage) -> Verdict:

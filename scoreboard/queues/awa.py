@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import asyncpg  # type: ignore[import-untyped]
 import awa
 
-from scoreboard.adapter import DONE, FAILED, RUNNING, WAITING, About, Queue, main
+from scoreboard.adapter import DONE, FAILED, LEASE_S, RUNNING, WAITING, About, Queue, main
 from scoreboard.runs import INSERT_ASYNCPG, Run, perform_async
 
 QUEUE = "scoreboard"
 TIMINGS = {
     "heartbeat_interval_ms": 1_500,
-    "heartbeat_staleness_ms": 6_000,
+    "heartbeat_staleness_ms": int(LEASE_S * 1_000),
     "heartbeat_rescue_interval_ms": 1_000,
     "leader_election_interval_ms": 1_000,
     "promote_interval_ms": 250,

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 import psycopg
 from celery import Celery
 
-from scoreboard.adapter import DONE, FAILED, RUNNING, WAITING, About, Given, Queue, main
+from scoreboard.adapter import AGE_S, DONE, FAILED, RUNNING, WAITING, About, Given, Queue, main
 from scoreboard.runs import INSERT, Run, perform
 
 TRANSPORT = {
-    "visibility_timeout": 15,
+    "visibility_timeout": AGE_S,
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
 }

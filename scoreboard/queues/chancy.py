@@ -24,10 +24,10 @@ from chancy.plugins.recovery import Recovery
 from chancy.plugins.retry import RetryPlugin
 from psycopg_pool import AsyncConnectionPool
 
-from scoreboard.adapter import DONE, FAILED, RUNNING, WAITING, About, Queue, main
+from scoreboard.adapter import DONE, FAILED, LEASE_S, RUNNING, WAITING, About, Queue, main
 from scoreboard.runs import INSERT, Run, perform_async
 
-HEARTBEAT = {"heartbeat_poll_interval": 1, "heartbeat_timeout": 6}
+HEARTBEAT = {"heartbeat_poll_interval": 1, "heartbeat_timeout": int(LEASE_S)}
 LEADERSHIP = {"poll_interval": 1, "timeout": 4}
 RECOVERY = {"poll_interval": 1}
 RETRIES = {"backoff": 1, "backoff_factor": 1.0, "backoff_jitter": [0, 0]}

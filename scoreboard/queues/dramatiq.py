@@ -27,10 +27,10 @@ from dramatiq_postgres.schema import init
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool
 
-from scoreboard.adapter import DONE, FAILED, RUNNING, WAITING, About, Queue, main
+from scoreboard.adapter import DONE, FAILED, LEASE_S, RUNNING, WAITING, About, Queue, main
 from scoreboard.runs import INSERT, Run, perform
 
-BROKER = {"heartbeat_interval": 1.0, "heartbeat_ttl": 6.0, "maintenance_interval": 1.0}
+BROKER = {"heartbeat_interval": 1.0, "heartbeat_ttl": LEASE_S, "maintenance_interval": 1.0}
 BACKOFF_MS = 1_000
 STATE = "SELECT state::text FROM dramatiq.queue WHERE message_id = %s"
 GONE = "deleted"

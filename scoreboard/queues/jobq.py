@@ -14,10 +14,8 @@ from collections.abc import Sequence
 import psycopg
 
 from jobq import Job, JobQueue, Retry, schema
-from scoreboard.adapter import DONE, FAILED, RUNNING, WAITING, About, Given, Queue, main
+from scoreboard.adapter import DONE, FAILED, LEASE_S, RUNNING, WAITING, About, Given, Queue, main
 from scoreboard.runs import INSERT, Run, perform
-
-LEASE_S = 6.0
 
 
 class Jobq(Queue):
@@ -72,7 +70,7 @@ class Jobq(Queue):
         return [self.app.status(self.ids[number]).state.value for number in jobs]
 
     def work(self) -> None:
-        with self.app.worker(concurrency=1, prefetch=0, lease_s=LEASE_S):
+        with self.app.worker(concurrency=1, prefetch=0, lease_s=self.given.lease_s):
             threading.Event().wait()
 
 

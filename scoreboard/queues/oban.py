@@ -22,10 +22,10 @@ from oban.job import Job
 from oban.schema import install
 from psycopg_pool import AsyncConnectionPool
 
-from scoreboard.adapter import DONE, FAILED, RUNNING, WAITING, About, Queue, main
+from scoreboard.adapter import AGE_S, DONE, FAILED, RUNNING, WAITING, About, Queue, main
 from scoreboard.runs import INSERT, Run, perform_async
 
-LIFELINE = {"interval": 1.0, "rescue_after": 15.0}
+LIFELINE = {"interval": 1.0, "rescue_after": AGE_S}
 DOCS = "https://oban.pro/docs/py"
 
 here = SimpleNamespace()

@@ -32,11 +32,10 @@ from pgqueuer.executors import DatabaseRetryEntrypointExecutor
 from pgqueuer.models import Context, Job
 from pgqueuer.queries import Queries
 
-from scoreboard.adapter import DONE, FAILED, RUNNING, WAITING, About, Queue, main
+from scoreboard.adapter import DONE, FAILED, LEASE_S, RUNNING, WAITING, About, Queue, main
 from scoreboard.runs import INSERT_ASYNCPG, Run, perform_async
 
 DOCS = "https://pgqueuer.readthedocs.io/en/latest"
-HEARTBEAT_TIMEOUT_S = 6.0
 RESTART_DELAY_S = 1.0
 
 
@@ -44,7 +43,7 @@ class PgQueuerQueue(Queue):
     about = About(
         packages=("pgqueuer", "asyncpg", "uvloop"),
         settings={
-            "heartbeat_timeout": HEARTBEAT_TIMEOUT_S,
+            "heartbeat_timeout": LEASE_S,
             "dequeue_timeout": 1,
             "batch_size": 1,
             "max_concurrent_tasks": 2,
@@ -101,7 +100,7 @@ class PgQueuerQueue(Queue):
                         dequeue_timeout=timedelta(seconds=1),
                         batch_size=1,
                         max_concurrent_tasks=2,
-                        heartbeat_timeout=timedelta(seconds=HEARTBEAT_TIMEOUT_S),
+                        heartbeat_timeout=timedelta(seconds=LEASE_S),
                     )
             except Exception:
                 logging.exception("the manager failed, and is started again")

@@ -18,11 +18,10 @@ from collections.abc import Sequence
 from procrastinate import App, JobContext, PsycopgConnector, RetryStrategy, SyncPsycopgConnector
 from psycopg_pool import AsyncConnectionPool
 
-from scoreboard.adapter import DONE, FAILED, RUNNING, WAITING, About, Queue, main
+from scoreboard.adapter import DONE, FAILED, LEASE_S, RUNNING, WAITING, About, Queue, main
 from scoreboard.runs import INSERT, Run, perform_async
 
 HEARTBEAT_S = 1.0
-STALLED_S = 6.0
 RECIPE = "* * * * * */2"
 
 
@@ -31,8 +30,8 @@ class Procrastinate(Queue):
         packages=("procrastinate", "psycopg"),
         settings={
             "update_heartbeat_interval": HEARTBEAT_S,
-            "stalled_worker_timeout": STALLED_S,
-            "retry_stalled_jobs": f"every 2 s, seconds_since_heartbeat={STALLED_S:g}",
+            "stalled_worker_timeout": LEASE_S,
+            "retry_stalled_jobs": f"every 2 s, seconds_since_heartbeat={LEASE_S:g}",
             "concurrency": 1,
             "retry": "RetryStrategy(max_attempts=2, wait=1)",
         },
@@ -90,7 +89,7 @@ class Procrastinate(Queue):
         @app.periodic(cron=RECIPE)
         @app.task(queueing_lock="retry_stalled_jobs", pass_context=True)
         async def retry_stalled_jobs(context: JobContext, timestamp: int) -> None:
-            stalled = await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_S)
+            stalled = await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=LEASE_S)
             for job in stalled:
                 await app.job_manager.retry_job(job)
 
@@ -98,7 +97,7 @@ class Procrastinate(Queue):
             await app.run_worker_async(
                 concurrency=1,
                 update_heartbeat_interval=HEARTBEAT_S,
-                stalled_worker_timeout=STALLED_S,
+                stalled_worker_timeout=LEASE_S,
             )
 
 
