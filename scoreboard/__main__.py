@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 
 import click
 
@@ -35,6 +37,8 @@ def main(
     """Play the failure modes with each queue, on an embedded PostgreSQL. Takes half an hour."""
     if context.invoked_subcommand is not None:
         return
+    # The workers are in sessions of their own, and would outlive us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows = [row for row in ROWS if not only or row.name in only]
     scenarios = [each for each in SCENARIOS if not scenario or each.name in scenario]
     measured = play(rows, scenarios, repeat, keep=_keep if is_kept else _forget).as_json()

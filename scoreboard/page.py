@@ -69,7 +69,7 @@ def _cell(cells: Sequence[Mapping[str, Any]]) -> str:
     shown = []
     for (says, holds), often in said.items():
         marked = f"**{says}**" if holds is False else says
-        shown.append(marked if len(said) == 1 else f"{marked} ({often} of {len(cells)})")
+        shown.append(marked if len(cells) == 1 else f"{marked} ({often} of {len(cells)})")
     return "; ".join(shown)
 
 

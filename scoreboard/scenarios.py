@@ -6,6 +6,7 @@ application sees. It knows nothing of any queue.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -221,7 +222,7 @@ def killing_job(stage: Stage) -> Verdict:
     counts = {"runs": runs, "allowed": MAX_RUNS}
     has_ended = stage.state(word) in (FAILED, DONE)
     if runs > MAX_RUNS:
-        going_on = f"ended `{word}`" if has_ended else "and going on"
+        going_on = f"then `{word}`" if has_ended or stuck else "and going on"
         return Verdict(f"exceeds: {runs} runs, {going_on}", False, counts)
     if has_ended:
         return Verdict(f"holds: {runs} runs, then `{word}`", True, counts)
@@ -278,7 +279,8 @@ def database_restart(stage: Stage) -> Verdict:
         for name in ("A", "B"):
             if stage.workers[name].exit_code is not None and exits < SUPERVISED_RESTARTS:
                 exits += 1
-                stage.tell(f"{name} exited with {stage.workers[name].exit_code}")
+                words = stage.workers[name].last_words().splitlines()[-1:]
+                stage.tell(f"{name} exited: {' '.join(words)}")
                 stage.start(name)
         if len(stage.ledger()) < JOBS:
             return False
@@ -294,7 +296,9 @@ def database_restart(stage: Stage) -> Verdict:
     ledger = stage.ledger()
     lost = JOBS - len(ledger)
     repeated = sum(1 for often in ledger.values() if often > 1)
-    open_ = sum(1 for word in stage.words(*jobs) if stage.state(word) != DONE)
+    words = stage.words(*jobs)
+    open_ = sum(1 for word in words if stage.state(word) != DONE)
+    stage.tell(f"not applied: {lost}; twice: {repeated}; the queue says {dict(Counter(words))}")
     counts = {
         "jobs": JOBS,
         "not_applied": lost,
@@ -308,10 +312,12 @@ def database_restart(stage: Stage) -> Verdict:
         *([f"{lost} of {JOBS} not applied"] if lost else []),
         *([f"{open_} of {JOBS} not done"] if open_ and not lost else []),
         *([late] if late and not lost and not open_ else []),
-        *([f"workers exited {exits} times"] if exits else []),
     ]
-    if not harms:
+    if not harms and not exits:
         return Verdict(f"exactly once: {took_s:.0f} s", True, counts)
+    harms = harms or ["exactly once"]
+    if exits:
+        harms += [f"{exits} workers exited"]
     return Verdict(", ".join(harms), False, counts)
 
 
@@ -341,8 +347,7 @@ def _bring_up(stage: Stage, *, leaders: Sequence[str], others: Sequence[str]) ->
             raise NotWithin(f"{name} had none of {len(warm_up)} jobs")
         if name == leaders[-1]:
             stage.watch(LEADS_WITHIN_S)
-    for job in warm_up:
-        _bounded(stage, partial(stage.has_fate, job), f"job {job} to be done")
+    _bounded(stage, lambda: all(map(stage.has_fate, warm_up)), "the warm-up to be done")
 
 
 def _have_ended(stage: Stage, jobs: Sequence[int]) -> bool:

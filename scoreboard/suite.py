@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -39,6 +40,8 @@ class Cell:
     """What one scenario showed of one queue, once."""
 
     verdict: Verdict
+    began_at: str
+    """UTC: so that one sees which cells are of one run."""
     took_s: float
     server: str
     timeline: Sequence[str]
@@ -107,7 +110,7 @@ def play_cell(
     lease_s: float = LEASE_S,
 ) -> tuple[Cell, Mapping[str, Any]]:
     """Play one scenario with one queue. Return what it showed, and the facts of the queue."""
-    began_s = time.monotonic()
+    began_s, began_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     verdicts: list[Verdict] = []
     timeline: list[str] = []
     facts: Mapping[str, Any] = {}
@@ -123,7 +126,7 @@ def play_cell(
         except Broken as reason:
             verdicts.append(Verdict(f"broke down: {reason}", None))
     took_s = round(time.monotonic() - began_s, 1)
-    return Cell(worst(verdicts), took_s, _version(server), timeline), facts
+    return Cell(worst(verdicts), began_at, took_s, _version(server), timeline), facts
 
 
 def _judged(play_one: Callable[[Stage], Verdict], played: Stage) -> Verdict:

@@ -23,6 +23,7 @@ from scoreboard.adapter import DONE, FAILED, LEASE_S, RUNNING, WAITING, About, Q
 from scoreboard.runs import INSERT_ASYNCPG, Run, perform_async
 
 QUEUE = "scoreboard"
+GONE = "pruned"
 TIMINGS = {
     "heartbeat_interval_ms": 1_500,
     "heartbeat_staleness_ms": int(LEASE_S * 1_000),
@@ -54,6 +55,7 @@ class AwaQueue(Queue):
             "running": RUNNING,
             "waiting_external": RUNNING,
             "completed": DONE,
+            GONE: DONE,
             "failed": FAILED,
             "cancelled": FAILED,
             "dead letter": FAILED,
@@ -84,8 +86,8 @@ class AwaQueue(Queue):
             return "dead letter"
         try:
             return str(client.get_job(job_id).state)
-        except awa.AwaError as error:  # seen for a moment while a job goes from place to place
-            return str(error)
+        except awa.AwaError:  # "job not found": completed jobs go when their ring rotates
+            return GONE
 
     def work(self) -> None:
         asyncio.run(self._work())

@@ -5,7 +5,8 @@
   https://tkte.ch/chancy/chancy.plugins.recovery.html. The recovery adds one to `max_attempts`.
 - Failed jobs: `with_max_attempts` and `RetryPlugin`, whose backoff is in the job's meta.
   https://tkte.ch/chancy/chancy.plugins.retry.html
-- The asyncio executor, "for running large numbers of IO-bound jobs".
+- The asyncio executor, "for running large numbers of IO-bound jobs"; `eager_polling`, so that the
+  next job is fetched when one completes.
 - Effects: psycopg's pool, which Chancy itself stands on; each in a transaction of its own. There is
   no completion in the caller's transaction: "care must be taken to ensure that jobs are idempotent"
   (https://tkte.ch/chancy/design.html).
@@ -30,6 +31,7 @@ from scoreboard.runs import INSERT, Run, perform_async
 HEARTBEAT = {"heartbeat_poll_interval": 1, "heartbeat_timeout": int(LEASE_S)}
 LEADERSHIP = {"poll_interval": 1, "timeout": 4}
 RECOVERY = {"poll_interval": 1}
+QUEUE = {"concurrency": 1, "eager_polling": True}
 RETRIES = {"backoff": 1, "backoff_factor": 1.0, "backoff_jitter": [0, 0]}
 
 here = SimpleNamespace()
@@ -54,7 +56,7 @@ class ChancyRow(Queue):
             "Recovery": RECOVERY,
             "RetryPlugin": RETRIES,
             "executor": "Async",
-            "concurrency": 1,
+            **QUEUE,
             "max_attempts": 3,
         },
         effect="in a transaction of its own",
@@ -108,7 +110,7 @@ class ChancyRow(Queue):
         check = AsyncConnectionPool.check_connection
         here.pool = AsyncConnectionPool(self.url, min_size=1, max_size=2, open=False, check=check)
         plugins = [Leadership(**LEADERSHIP), Recovery(**RECOVERY), RetryPlugin()]
-        queue = ChancyQueue(name="default", executor=Chancy.Executor.Async, concurrency=1)
+        queue = ChancyQueue(name="default", executor=Chancy.Executor.Async, **QUEUE)
         async with here.pool, Chancy(self.url, plugins=plugins) as chancy:
             await chancy.declare(queue, upsert=True)
             async with Worker(chancy, **HEARTBEAT) as worker:
