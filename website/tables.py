@@ -248,3 +248,13 @@ def _failure_modes() -> Iterator[tuple[Path, str, list[str]]]:
 
 def _order(name: str) -> int:
     return len(ALL) if name == "liveness" else ALL.index(name)
+
+
+# -- the scoreboard
+
+
+def scoreboard(*scenarios: str) -> None:
+    """Show what became of each queue in these scenarios."""
+    from scoreboard import page
+
+    print(page.table(page.saved(), only=scenarios))

@@ -78,9 +78,11 @@ class Child:
 
 
 @contextmanager
-def child(python: str, name: str, role: str, **argument: Any) -> Iterator[Child]:
+def child(
+    python: str, name: str, role: str, *, package: str = "bench.peers.adapters", **argument: Any
+) -> Iterator[Child]:
     """Start the queue's process in a role; it is killed at the end of the block."""
-    command = [python, "-m", f"bench.peers.adapters.{name}", role, json.dumps(argument)]
+    command = [python, "-m", f"{package}.{name}", role, json.dumps(argument)]
     with TemporaryFile() as errors:
         process = subprocess.Popen(
             command,

@@ -119,7 +119,12 @@ def _judged(jobs: int, rate: float | None, lost: int, duplicated: int) -> Sample
 
 def _enqueue(queue: Queue, url: str, task: str, jobs: int, *, is_warmed_up: bool = False) -> float:
     """Return how many seconds it took."""
-    about = {"task": task, "jobs": jobs, "at_once": AT_ONCE, "is_warmed_up": is_warmed_up}
+    about: dict[str, Any] = {
+        "task": task,
+        "jobs": jobs,
+        "at_once": AT_ONCE,
+        "is_warmed_up": is_warmed_up,
+    }
     with child(queue.python, queue.name, "enqueue", url=url, **about) as process:
         return float(process.hear()["took_s"])
 
@@ -127,7 +132,7 @@ def _enqueue(queue: Queue, url: str, task: str, jobs: int, *, is_warmed_up: bool
 def _drain(queue: Queue, url: str, workload: str, task: str, jobs: int) -> Sample:
     introduce(queue.name, queue.python, url)
     _enqueue(queue, url, task, jobs)
-    about = {"workload": workload, "jobs": jobs, "timeout_s": RUN_TIMEOUT_S}
+    about: dict[str, Any] = {"workload": workload, "jobs": jobs, "timeout_s": RUN_TIMEOUT_S}
     with psycopg.connect(url, autocommit=True) as connection:
         # What autovacuum would do at some moment of the measurement.
         connection.execute("VACUUM ANALYZE")
