@@ -108,7 +108,9 @@ class HeartbeatThread:
                 self.log.exception("heartbeat failed and will be repeated")
                 self._stop.wait(RETRY_S)
             else:
-                self._nudge.wait(beat_s)
+                # Asked again, since the nudge that came with it may just have been cleared.
+                if not self._stop.is_set():
+                    self._nudge.wait(beat_s)
 
     def _write_progress(self) -> bool:
         with self._lock:
