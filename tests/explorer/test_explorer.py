@@ -1,5 +1,5 @@
-"""Every interleaving of every second pair of actors; of each alone, with a crash or a lost answer at
-every cut. `python -m tests.explorer` has all pairs, with the faults among two as well."""
+"""Every interleaving of every second pair of actors; of each alone, with a crash or a lost answer
+at every cut. `python -m tests.explorer` has all pairs, with the faults among two as well."""
 
 from __future__ import annotations
 
