@@ -20,7 +20,7 @@ from tests.dashboard.scene import HOSTILE, Scene
 TOKEN = "a token of more than sixteen characters"
 PAGES = (
     *("/", "/queues", "/jobs", "/schedules", "/workers", "/dead", "/ambiguous", "/integrity"),
-    *("/integrity/invariants", "/audit"),
+    *("/integrity/invariants", "/audit", "/live"),
 )
 
 
@@ -150,7 +150,7 @@ def test_with_a_token_nobody_else_sees_anything(still: Scene) -> None:
     for path in PAGES:
         answer = client.get(path)
         assert (answer.status_code, answer.headers["location"]) == (303, "/login"), path
-    assert client.get("/live").status_code == 401
+    assert client.get("/live", headers={"HX-Request": "true"}).status_code == 401
     wrong = client.post("/login", data={"token": "guessed, and long enough", "name": "eve"})
     assert wrong.status_code == 401
     assert not client.cookies
