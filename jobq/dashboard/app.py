@@ -333,7 +333,7 @@ class Dashboard:
         for one in INVARIANTS:
             rows = database.run(violating(database.store, one, database.schema))
             level = Level.FAILURE if rows else Level.OK
-            found.append((one.id, one.claim, level, ", ".join(str(tuple(row)) for row in rows)))
+            found.append((one.id, one.claim, level, ", ".join(map(one.shown, rows))))
         return found
 
     async def audit(self, request: Request) -> Response:
