@@ -447,7 +447,9 @@ def _numbers(recent: Recent) -> dict[str, Any]:
     whole = minutes[:-1]
     return {
         "recent": recent,
-        "last": minutes[-2] if len(minutes) > 1 else minutes[-1],
+        # With the running minute: what has just been done is to be seen.
+        "committed": sum(one.committed for one in minutes[-2:]),
+        "enqueued": sum(one.enqueued for one in minutes[-2:]),
         "charts": [
             charts.lines(
                 "Jobs a minute",

@@ -86,6 +86,15 @@ def test_what_the_pages_tell(still: Scene) -> None:
     assert client.get("/nothing").status_code == 404
 
 
+def test_what_has_just_been_done_is_counted(scene: Scene) -> None:
+    """A scene is younger than a minute, or not much older."""
+    recent = scene.app.jobs.recent(1)
+    page = TestClient(create_dashboard(scene.app)).get("/").text
+    shown = re.findall(r"<dd>(\d+)<small>this minute and the last<", page)
+    assert shown == [str(sum(one.committed for one in recent.minutes)), *shown[1:]]
+    assert int(shown[1]) == sum(one.enqueued for one in recent.minutes) > 0
+
+
 def test_jobs_are_filtered_and_paged(scene: Scene) -> None:
     client = TestClient(create_dashboard(scene.app))
     assert f">{scene.scheduled}</a>" in client.get("/jobs?state=scheduled").text
