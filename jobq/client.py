@@ -532,7 +532,7 @@ class JobQueue:
     # -- jobs
 
     def status(self, job_id: int) -> JobStatus:
-        """Return where a job is. Raises JobNotFound.
+        """Return where a job is. Raises JobNotFound, JobInNoPlace.
 
         To a database role that may not read what jobs hold, `args` is empty and `result` None.
         """

@@ -82,11 +82,11 @@ def examine(queue: JobQueue) -> Iterator[Finding]:
     for invariant in INVARIANTS:
         found = database.run(violating(database.store, invariant, database.schema))
         if found:
-            rows = ", ".join(str(tuple(row)) for row in found[:SHOWN])
+            rows = ", ".join(invariant.shown(row) for row in found[:SHOWN])
             yield Finding(
                 invariant.id,
                 Level.FAILURE,
-                f"violated: {invariant.claim}, and here are {rows}"
+                f"violated: {invariant.claim}, and here {'is' if len(found) == 1 else 'are'} {rows}"
                 + (" and others" if len(found) > SHOWN else ""),
                 "something else than jobq changed its tables, or jobq has a bug: stop what writes "
                 "there, keep a copy, look at `jobq jobs show ID`, and report it",
@@ -178,12 +178,15 @@ def _durability(database: PostgresDatabase, connection: Session) -> Iterator[Fin
             "durability", Level.OK, f"synchronous_commit {settings['synchronous_commit']}"
         )
     if settings["idle_in_transaction_session_timeout"] == "0":
+        ((name,),) = _rows(
+            connection, "SELECT '\"' || replace(current_database(), '\"', '\"\"') || '\"'"
+        )
         yield Finding(
             "idle transactions",
             Level.WARNING,
             "idle_in_transaction_session_timeout is 0: sessions of other programs that forget a "
             "transaction keep its locks and its snapshot for ever; jobq's workers set their own",
-            "ALTER DATABASE ... SET idle_in_transaction_session_timeout = '10min'",
+            f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '10min'",
         )
     else:
         yield Finding("idle transactions", Level.OK, "are ended by the server")
@@ -313,7 +316,8 @@ def _workers(database: Database) -> Iterator[Finding]:
         yield Finding(
             "workers",
             Level.WARNING,
-            f"{len(lost)} were lost without a word, the last of them {lost[0].id}",
+            f"{len(lost)} {'was' if len(lost) == 1 else 'were'} lost without a word"
+            f"{':' if len(lost) == 1 else ', the last of them'} {lost[0].id}",
             "look at their logs: killed, out of memory, or cut off? Their jobs are recovered",
         )
     served = [one.about.queues for one in alive if one.about is not None]

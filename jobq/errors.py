@@ -177,6 +177,20 @@ class JobNotFound(JobqError):
     """No job has this id: it was never enqueued, its transaction rolled back, or it was pruned."""
 
 
+class JobInNoPlace(JobqError):
+    """The job exists, and no table says where it is: invariant I5 is violated.
+
+    Something else than jobq changed its tables: see `jobq doctor` and docs/doctor.md.
+    """
+
+    def __init__(self, job_id: int) -> None:
+        self.job_id = job_id
+        super().__init__(
+            f"job {job_id} is in no place: I5 is violated, as by rows deleted by hand: run jobq "
+            "doctor, and see docs/doctor.md"
+        )
+
+
 class EffectRolledBack(JobqError):
     """The effect transaction ended before its boundary: nothing of the effect was committed.
 

@@ -137,19 +137,64 @@ class Invariant(NamedTuple):
     id: str
     claim: str
     query: str
+    columns: tuple[str, ...]
+    """What the query selects, for those who read its rows."""
+
+    def shown(self, row: Any) -> str:
+        pairs = zip(self.columns, row, strict=True)
+        return f"({', '.join(f'{name}={value}' for name, value in pairs)})"
 
 
 INVARIANTS = (
-    Invariant("I1", "a job has at most one commit record", ONE_RECORD),
-    Invariant("I4", "a refused attempt changed nothing", REFUSED_MEANS_UNCHANGED),
-    Invariant("I5", "every job is in exactly one place", ONE_PLACE),
-    Invariant("I5", "no place holds a job that does not exist", NO_PLACE_WITHOUT_A_JOB),
-    Invariant("I5", "a job waits for others while there are any", WHO_WAITS_WAITS_FOR_SOMETHING),
-    Invariant("I7", "attempts never exceed max_attempts", ATTEMPTS_WITHIN_LIMIT),
-    Invariant("I8", "the lease tokens of a job only grow", TOKENS_ONLY_GROW),
-    Invariant("I9", "no attempt begins after a fate is recorded", NO_ATTEMPT_AFTER_THE_FATE),
-    Invariant("I10", "concurrency limits hold", LIMITS_HOLD),
-    Invariant("I10", "no job of a paused queue begins", PAUSED_QUEUES_REST),
+    Invariant("I1", "a job has at most one commit record", ONE_RECORD, ("job_id", "records")),
+    Invariant(
+        "I4", "a refused attempt changed nothing", REFUSED_MEANS_UNCHANGED, ("job_id", "token")
+    ),
+    Invariant(
+        "I5",
+        "every job is in exactly one place",
+        ONE_PLACE,
+        (
+            "job_id",
+            "scheduled_or_waiting",
+            "ready_or_throttled",
+            "leases",
+            "commit_records",
+            "ambiguous",
+        ),
+    ),
+    Invariant(
+        "I5",
+        "no place holds a job that does not exist",
+        NO_PLACE_WITHOUT_A_JOB,
+        ("place", "job_id"),
+    ),
+    Invariant(
+        "I5",
+        "a job waits for others while there are any",
+        WHO_WAITS_WAITS_FOR_SOMETHING,
+        ("place", "job_id"),
+    ),
+    Invariant(
+        "I7",
+        "attempts never exceed max_attempts",
+        ATTEMPTS_WITHIN_LIMIT,
+        ("place", "job_id", "attempts"),
+    ),
+    Invariant(
+        "I8",
+        "the lease tokens of a job only grow",
+        TOKENS_ONLY_GROW,
+        ("place", "job_id", "token", "token_in_history"),
+    ),
+    Invariant(
+        "I9",
+        "no attempt begins after a fate is recorded",
+        NO_ATTEMPT_AFTER_THE_FATE,
+        ("job_id", "lease_token", "record_token"),
+    ),
+    Invariant("I10", "concurrency limits hold", LIMITS_HOLD, ("limit", "leases", "concurrency")),
+    Invariant("I10", "no job of a paused queue begins", PAUSED_QUEUES_REST, ("job_id", "queue")),
 )
 
 _OF_BACKEND = {

@@ -62,7 +62,7 @@ class Jobs:
         return database.run(step)
 
     def life(self, job_id: int) -> JobLife:
-        """Return everything that is known of a job. Raises JobNotFound."""
+        """Return everything that is known of a job. Raises JobNotFound, JobInNoPlace."""
         database = self._app.database
         life = database.run(job_life(database.store, job_id))
         if life is None:

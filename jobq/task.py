@@ -81,7 +81,7 @@ class JobHandle:
 
         `timeout_s`: how long to wait; None for as long as it takes. All who wait in a process ask
         the database in one query, twice a second at most once it takes longer. Raises TimeoutError;
-        JobNotFound, at once for a job whose transaction is not committed yet.
+        JobNotFound, at once for a job whose transaction is not committed yet; JobInNoPlace.
         """
         self._ended(timeout_s)
         return self.status()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from jobq.database.base import Database
-from jobq.errors import DatabaseUnavailable, JobNotFound
+from jobq.errors import DatabaseUnavailable, JobInNoPlace, JobNotFound
 from jobq.protocol.values import Ended
 from jobq.store.ended import ended_jobs
 
@@ -36,7 +36,8 @@ class EndWatcher:
 
     def watch(self, job_id: int) -> Future[Ended]:
         """Return a future of the job's end. It fails with JobNotFound when there is no such job,
-        or it is pruned. Whoever stops waiting cancels it."""
+        or it is pruned; with JobInNoPlace when it can never end. Whoever stops waiting cancels
+        it."""
         future: Future[Ended] = Future()
         with self._lock:
             self._waiting.setdefault(job_id, []).append(future)
@@ -61,6 +62,8 @@ class EndWatcher:
                     return
             try:
                 self._look(job_ids)
+                if pause_s == LONGEST_PAUSE_S:
+                    self._check_one()
             except DatabaseUnavailable as error:
                 logger.warning(
                     "waiting for jobs, and for the database: %s",
@@ -88,6 +91,19 @@ class EndWatcher:
                     self._answer(job_id, JobNotFound(f"there is no job {job_id} in this database"))
                 elif (ended := found[job_id]) is not None:
                     self._answer(job_id, ended)
+
+    def _check_one(self) -> None:
+        """Whether the job is anywhere at all: one of them a time, each in its turn."""
+        with self._lock:
+            job_id = next(iter(self._waiting), None)
+            if job_id is None:
+                return
+            self._waiting[job_id] = self._waiting.pop(job_id)  # to the end of the line
+        database = self._database()
+        try:
+            database.run(database.store.job_without_contents(job_id))
+        except JobInNoPlace as error:
+            self._answer(job_id, error)
 
     def _answer(self, job_id: int, answer: Ended | Exception) -> None:
         with self._lock:

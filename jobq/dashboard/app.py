@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -137,7 +137,10 @@ class Dashboard:
             ago=ago, clock=clock, number=number, seconds=seconds, json=redaction.shown
         )
         self._pages.globals.update(
-            hides_errors=redaction.hides_all, states=list(State), hours=list(HOURS)
+            hides_errors=redaction.hides_all,
+            states=list(State),
+            hours=list(HOURS),
+            live_s=LIVE_S,
         )
 
     @property
@@ -183,7 +186,7 @@ class Dashboard:
         async def answer(request: Request) -> Response:
             visitor = await self._access.visitor(request)
             if visitor is None and path != "/login":
-                if "hx-request" in request.headers or path == "/live":
+                if "hx-request" in request.headers:
                     raise HTTPException(401, "log in again")
                 return _to(request, "/login")
             request.state.visitor = visitor
@@ -259,16 +262,12 @@ class Dashboard:
         return self._show(request, "overview.html", **_numbers(await self._live.recent()))
 
     async def live(self, request: Request) -> Response:
-        """The overview's numbers again and again, for as long as somebody looks."""
-        template = self._pages.get_template("numbers.html")
+        """The overview's numbers once more, for a page that asks again for as long as it is open.
 
-        async def numbers() -> AsyncIterator[str]:
-            while not await request.is_disconnected():
-                html = template.render(**_numbers(await self._live.recent()))
-                yield "event: numbers\n" + "".join(f"data: {x}\n" for x in html.splitlines()) + "\n"
-                await asyncio.sleep(LIVE_S)
-
-        return StreamingResponse(numbers(), media_type="text/event-stream")
+        A server waits for answers that are under way before it ends: one that went on for as long
+        as somebody looks would keep it, and the worker in its lifespan, from stopping.
+        """
+        return self._show(request, "numbers.html", **_numbers(await self._live.recent()))
 
     async def queues(self, request: Request) -> Response:
         queues = await run_in_threadpool(self._queue.queues.list)
@@ -334,7 +333,7 @@ class Dashboard:
         for one in INVARIANTS:
             rows = database.run(violating(database.store, one, database.schema))
             level = Level.FAILURE if rows else Level.OK
-            found.append((one.id, one.claim, level, ", ".join(str(tuple(row)) for row in rows)))
+            found.append((one.id, one.claim, level, ", ".join(map(one.shown, rows))))
         return found
 
     async def audit(self, request: Request) -> Response:
@@ -448,7 +447,9 @@ def _numbers(recent: Recent) -> dict[str, Any]:
     whole = minutes[:-1]
     return {
         "recent": recent,
-        "last": minutes[-2] if len(minutes) > 1 else minutes[-1],
+        # With the running minute: what has just been done is to be seen.
+        "committed": sum(one.committed for one in minutes[-2:]),
+        "enqueued": sum(one.enqueued for one in minutes[-2:]),
         "charts": [
             charts.lines(
                 "Jobs a minute",

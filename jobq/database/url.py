@@ -36,8 +36,8 @@ def parse_url(url: str | URL | None = None) -> URL:
     given = url or os.environ.get(URL_VARIABLE)
     if not given:
         raise InvalidDatabaseURL(
-            "no database URL: pass one, as in JobQueue('postgresql://localhost/shop'), or set "
-            f"{URL_VARIABLE}"
+            "no database URL: pass one, as in JobQueue('postgresql://localhost/shop') or with "
+            f"--database-url, or set {URL_VARIABLE}"
         )
     try:
         parsed = make_url(given)

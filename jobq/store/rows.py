@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from jobq.errors import JobInNoPlace
 from jobq.protocol.retention import WalkedJob
 from jobq.protocol.states import AttemptEnd, Outcome, State
 from jobq.protocol.values import (
@@ -53,6 +54,7 @@ class JobRow(NamedTuple):
 
 
 def job_status(row: JobRow) -> JobStatus:
+    """Raises JobInNoPlace."""
     return JobStatus(
         id=row.id,
         state=_state(row),
@@ -86,7 +88,11 @@ def _state(row: JobRow) -> State:
         return State.THROTTLED
     if row.ambiguous_attempt is not None:
         return State.AMBIGUOUS
-    return State.READY if row.ready_due_at is not None else State.SCHEDULED
+    if row.ready_due_at is not None:
+        return State.READY
+    if row.run_at is not None:
+        return State.SCHEDULED
+    raise JobInNoPlace(row.id)
 
 
 def _attempts(row: JobRow) -> int:

@@ -90,7 +90,7 @@ def test_upgrade_check_downgrade(
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        (None, "JOBQ_DATABASE_URL"),
+        (None, "--database-url, or set JOBQ_DATABASE_URL"),
         ("mysql://localhost/shop", "PostgreSQL and SQLite"),
         ("not a url", "is not a database URL"),
         ("sqlite://", "in-memory"),

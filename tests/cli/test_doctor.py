@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,7 +98,10 @@ class TestSettings:
     def test_of_the_session(self, safe_server: EmbeddedPostgres) -> None:
         postgres_url = safe_server.url()
         assert "durability" not in found(postgres_url)
-        assert "is 0" in found(postgres_url)["idle transactions"].message
+        idle = found(postgres_url)["idle transactions"]
+        assert "is 0" in idle.message
+        name = parse_url(postgres_url).database
+        assert str(idle.remedy).startswith(f'ALTER DATABASE "{name}" SET ')
         alter(postgres_url, "synchronous_commit = off")
         alter(postgres_url, "idle_in_transaction_session_timeout = '10min'")
         ill = found(postgres_url)
@@ -174,6 +178,17 @@ def test_due_jobs_and_nobody_there(shop: Shop) -> None:
     queue.close()
 
 
+def test_a_worker_that_was_lost(shop: Shop) -> None:
+    shop.heartbeat("A")
+    long_ago = "1" if shop.is_sqlite else "'2000-01-01'"
+    table = "jobq_workers" if shop.is_sqlite else "jobq.workers"
+    engine = create_engine(parse_url(shop.url))
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE {table} SET seen_at = {long_ago}"))
+    engine.dispose()
+    assert found(shop.url)["workers"].message.startswith("1 was lost without a word: A")
+
+
 def test_what_was_left_behind(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobq.doctor.LONG_S", 0.0)
     shop.enqueue()
@@ -243,7 +258,11 @@ def test_rows_that_break_an_invariant(shop: Shop, claim: str) -> None:
 
     code, told = jobq(shop.url)
     assert code == 1
-    assert f"violated: {claim}" in told
+    assert f"violated: {claim}, and here " in told
+    rows = re.findall(r"\((\w+=[^()]*)\)", told)
+    assert rows, told
+    assert all(re.fullmatch(r"\w+=\S+", value) for row in rows for value in row.split(", ")), rows
+    assert not [row for row in rows if "?column?" in row]
     assert "report it" in told
 
 

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import create_engine, text
 
 from jobq import JobQueue
 from jobq.cli import main
 from jobq.cli.operator import duration
+from jobq.database.url import parse_url
 from tests.cli.test_commands import jobq
 from tests.worker.conftest import wait_for
 
@@ -151,6 +153,22 @@ def test_waiting_has_an_end(place: Place) -> None:
     waited = place.jobq("jobs", "wait", job_id, "--timeout", "0.1")
     assert waited.exit_code == 124
     assert "has not ended within 0.1 s" in waited.stderr
+
+
+def test_a_job_that_is_nowhere(place: Place) -> None:
+    """Somebody deleted the record of a job that was done: nothing says what became of it."""
+    job_id = place.done("enqueue", "tasks:app", "add", "order=x", "n=1").strip()
+    work(place, int(job_id))
+    engine = create_engine(parse_url(place.url))
+    with engine.begin() as connection:
+        prefix = "jobq_" if engine.name == "sqlite" else "jobq."
+        connection.execute(text(f"DELETE FROM {prefix}commit_records WHERE job_id = {job_id}"))
+    engine.dispose()
+    for command in (["show"], ["wait", "--timeout", str(BOUND_S)], ["retry"]):
+        told = place.refusal("jobs", *command, job_id)
+        assert told.startswith(f"Error: job {job_id} is in no place"), command
+        assert "I5" in told
+        assert "jobq doctor" in told
 
 
 def test_queues(place: Place) -> None:

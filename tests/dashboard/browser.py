@@ -26,8 +26,7 @@ BOUND_S = 30.0
 @contextmanager
 def served(app: Starlette) -> Iterator[str]:
     """Serve it on a port of its own; yield the address."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
-    server.config.timeout_graceful_shutdown = 1  # a page that is live never ends by itself
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline_s = time.monotonic() + BOUND_S
@@ -40,6 +39,7 @@ def served(app: Starlette) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(BOUND_S)
+        assert not thread.is_alive(), "the server does not stop"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tests.dashboard.scene import HOSTILE, Scene
 TOKEN = "a token of more than sixteen characters"
 PAGES = (
     *("/", "/queues", "/jobs", "/schedules", "/workers", "/dead", "/ambiguous", "/integrity"),
-    *("/integrity/invariants", "/audit"),
+    *("/integrity/invariants", "/audit", "/live"),
 )
 
 
@@ -84,6 +84,15 @@ def test_what_the_pages_tell(still: Scene) -> None:
     assert "violated" not in client.get("/integrity/invariants").text
     assert client.get("/jobs/999999").status_code == 404
     assert client.get("/nothing").status_code == 404
+
+
+def test_what_has_just_been_done_is_counted(scene: Scene) -> None:
+    """A scene is younger than a minute, or not much older."""
+    recent = scene.app.jobs.recent(1)
+    page = TestClient(create_dashboard(scene.app)).get("/").text
+    shown = re.findall(r"<dd>(\d+)<small>this minute and the last<", page)
+    assert shown == [str(sum(one.committed for one in recent.minutes)), *shown[1:]]
+    assert int(shown[1]) == sum(one.enqueued for one in recent.minutes) > 0
 
 
 def test_jobs_are_filtered_and_paged(scene: Scene) -> None:
@@ -150,7 +159,7 @@ def test_with_a_token_nobody_else_sees_anything(still: Scene) -> None:
     for path in PAGES:
         answer = client.get(path)
         assert (answer.status_code, answer.headers["location"]) == (303, "/login"), path
-    assert client.get("/live").status_code == 401
+    assert client.get("/live", headers={"HX-Request": "true"}).status_code == 401
     wrong = client.post("/login", data={"token": "guessed, and long enough", "name": "eve"})
     assert wrong.status_code == 401
     assert not client.cookies

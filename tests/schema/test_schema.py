@@ -214,7 +214,7 @@ class TestUnreachable:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("", "no database URL.*JOBQ_DATABASE_URL"),
+        ("", "no database URL.*--database-url.*JOBQ_DATABASE_URL"),
         ("shop", "'shop' is not a database URL: write postgresql://"),
         ("mysql://localhost/shop", "PostgreSQL and SQLite, not to 'mysql'"),
         ("sqlite://", "in-memory SQLite.*name a file"),
