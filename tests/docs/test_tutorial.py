@@ -17,7 +17,15 @@ from sqlalchemy import create_engine, text
 from jobq.database.url import parse_url
 from tests.examples.services import BOUND_S, ask, free_port, wait_until_it_answers
 
-WANTED = {"POST /orders", "create billing", "process billing"}
+INSIDE = {
+    "POST /orders": None,
+    "fastapi.dependencies": "POST /orders",
+    "fastapi.endpoint": "POST /orders",
+    "fastapi.serialization": "POST /orders",
+    "create billing": "fastapi.endpoint",
+    "process billing": "create billing",
+}
+"""The spans of the order's trace, as the page's table has them."""
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
 
@@ -41,7 +49,9 @@ def spans_in(log: str) -> list[dict[str, Any]]:
 
 
 def test_from_the_file_to_the_trace(database_url: str, tmp_path: Path) -> None:
-    (listing,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    told = PAGE.read_text()
+    assert [name for name in INSIDE if f"`{name}`" not in told] == []
+    (listing,) = re.findall(r"```python\n(.*?)```", told, re.DOTALL)
     (tmp_path / "shop.py").write_text(listing)
     log, port = tmp_path / "service.log", free_port()
     environment = {**os.environ, "JOBQ_DATABASE_URL": database_url, "PYTHONUNBUFFERED": "1"}
@@ -59,7 +69,7 @@ def test_from_the_file_to_the_trace(database_url: str, tmp_path: Path) -> None:
         placed = ask(f"{address}/orders?cents=999", {})
         assert placed == {"order": 1, "job": 1}
         deadline_s = time.monotonic() + BOUND_S
-        while WANTED - (spans := spans_of_the_order(log.read_text())).keys():
+        while INSIDE.keys() - (spans := spans_of_the_order(log.read_text())).keys():
             assert time.monotonic() < deadline_s, log.read_text()
             time.sleep(0.05)
         shown = subprocess.run(
@@ -76,6 +86,9 @@ def test_from_the_file_to_the_trace(database_url: str, tmp_path: Path) -> None:
         process.terminate()
         process.wait(BOUND_S)
 
+    names = {one["context"]["span_id"]: name for name, one in spans.items()}
+    parents = {name: one["parent_id"] for name, one in spans.items()}
+    assert {name: parent and names[parent] for name, parent in parents.items()} == INSIDE
     assert [event["name"] for event in spans["process billing"]["events"]] == [
         *("effect begun", "effect committed")
     ]
