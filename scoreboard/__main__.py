@@ -34,7 +34,7 @@ def main(
     as_json: bool,
     is_kept: bool,
 ) -> None:
-    """Play the failure modes with each queue, on an embedded PostgreSQL. Takes some forty minutes."""
+    """Play the failure modes with each queue, on an embedded PostgreSQL: some forty minutes."""
     if context.invoked_subcommand is not None:
         return
     # The workers are in sessions of their own, and would outlive us.
