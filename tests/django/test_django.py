@@ -13,6 +13,8 @@ from tests.django.interpreter import find_interpreter
 
 ROOT = Path(__file__).parents[2]
 INSIDE = Path(__file__).parent / "inside"
+ENVIRONMENT = Path(__file__).parent / ".environment"
+"""Kept: to make it takes longer than many a test."""
 ALL_OF_IT_S = 1_200
 FROM_NOTHING = "test_shop"
 """Its databases have no tables at first."""
@@ -23,7 +25,20 @@ def python() -> str:
     found = find_interpreter()
     if found is None:
         pytest.skip("there is no Python 3.12 or newer, which Django 6 needs")
-    return found
+    packages = ["--no-default-groups", "--group", "django", "--extra", "django"]
+    done = subprocess.run(
+        [
+            os.environ.get("UV", "uv"),  # uv names itself to what it runs
+            *["sync", "--quiet", "--locked", "--python", found, "--no-python-downloads", *packages],
+        ],
+        cwd=ROOT,
+        env=os.environ | {"UV_PROJECT_ENVIRONMENT": str(ENVIRONMENT)},
+        capture_output=True,
+        text=True,
+        timeout=ALL_OF_IT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return str(ENVIRONMENT / "bin" / "python")
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
@@ -40,15 +55,9 @@ def url(request: pytest.FixtureRequest, module: str, tmp_path: Path) -> str:
 @pytest.mark.timeout(ALL_OF_IT_S)
 @pytest.mark.parametrize("module", sorted(path.stem for path in INSIDE.glob("test_*.py")))
 def test_in_django(module: str, url: str, python: str, tmp_path: Path) -> None:
-    environment = ["--isolated", "--locked", "--python", python, "--no-python-downloads"]
-    packages = ["--no-default-groups", "--group", "django", "--extra", "django"]
     where = ["-c", str(INSIDE / "pytest.ini"), f"--confcutdir={INSIDE}", f"--rootdir={ROOT}"]
     done = subprocess.run(
-        [
-            os.environ.get("UV", "uv"),  # uv names itself to what it runs
-            *["run", "--quiet", *environment, *packages],
-            *["python", "-m", "pytest", *where, str(INSIDE / f"{module}.py")],
-        ],
+        [python, "-m", "pytest", *where, str(INSIDE / f"{module}.py")],
         cwd=ROOT,
         env={
             **{name: value for name, value in os.environ.items() if name[:6] != "PYTEST"},
