@@ -16,8 +16,7 @@ INSIDE = Path(__file__).parent / "inside"
 ENVIRONMENT = Path(__file__).parent / ".environment"
 """Kept: to make it takes longer than many a test."""
 ALL_OF_IT_S = 1_200
-FROM_NOTHING = "test_shop"
-"""Its databases have no tables at first."""
+SHOP = "test_shop"
 
 
 @pytest.fixture(scope="session")
@@ -42,19 +41,27 @@ def python() -> str:
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
-def url(request: pytest.FixtureRequest, module: str, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, module: str) -> str:
     """Of the run's database."""
-    if module != FROM_NOTHING:
-        fixture = "postgres_url" if request.param == "postgresql" else "sqlite_url"
-        return str(request.getfixturevalue(fixture))
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("empty_postgres_url"))
-    return f"sqlite:///{tmp_path / 'shop.db'}"
+    fixture = "postgres_url" if request.param == "postgresql" else "sqlite_url"
+    return str(request.getfixturevalue(fixture))
 
 
 @pytest.mark.timeout(ALL_OF_IT_S)
-@pytest.mark.parametrize("module", sorted(path.stem for path in INSIDE.glob("test_*.py")))
+@pytest.mark.parametrize(
+    "module", sorted({path.stem for path in INSIDE.glob("test_*.py")} - {SHOP})
+)
 def test_in_django(module: str, url: str, python: str, tmp_path: Path) -> None:
+    _run(module, url, python, tmp_path)
+
+
+@pytest.mark.timeout(ALL_OF_IT_S)
+def test_the_example(empty_postgres_url: str, python: str, tmp_path: Path) -> None:
+    """Its migrations make the tables."""
+    _run(SHOP, empty_postgres_url, python, tmp_path)
+
+
+def _run(module: str, url: str, python: str, tmp_path: Path) -> None:
     where = ["-c", str(INSIDE / "pytest.ini"), f"--confcutdir={INSIDE}", f"--rootdir={ROOT}"]
     done = subprocess.run(
         [python, "-m", "pytest", *where, str(INSIDE / f"{module}.py")],
