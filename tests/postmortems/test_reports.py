@@ -26,7 +26,6 @@ from postmortems.report import (
 )
 from postmortems.retry_storm import plots as plots_of_retry_storm
 from postmortems.retry_storm import run as of_retry_storm
-from tests.docs.test_comparison import LINK, heading_anchors
 
 FOLDER = Path(__file__).parents[2] / "postmortems"
 SIMULATED = re.compile(r"> \*\*Simulated incident\.\*\* .*`uv run python -m postmortems\.(\w+)`")
@@ -138,17 +137,3 @@ def test_it_has_every_part_of_the_template(incident: Incident) -> None:
         return re.findall(r"^## (.+)$", text, re.MULTILINE)
 
     assert parts(incident.report) == parts((FOLDER / "template.md").read_text())
-
-
-@pytest.mark.parametrize(
-    "page", sorted(FOLDER.rglob("*.md")), ids=lambda page: str(page.relative_to(FOLDER))
-)
-def test_links_lead_somewhere(page: Path) -> None:
-    missing = []
-    for path, anchor in LINK.findall(page.read_text()):
-        target = (page.parent / path).resolve() if path else page
-        if not target.exists():
-            missing.append(path)
-        elif anchor and target.suffix == ".md" and anchor[1:] not in heading_anchors(target):
-            missing.append(path + anchor)
-    assert missing == []
