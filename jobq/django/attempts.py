@@ -11,11 +11,10 @@ from django.db import close_old_connections, connections, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.tasks import TaskContext, TaskResult, TaskResultStatus
 from django.tasks.signals import task_finished, task_started
-from django.utils import timezone
 from django.utils.json import normalize_json
 
 from jobq.django.connection import look_on
-from jobq.django.results import as_task_error, change, facts, result_of
+from jobq.django.results import as_task_error, change, clock, facts, result_of
 from jobq.errors import JobNotFound
 from jobq.job import Job
 from jobq.middleware import AttemptOutcome, AttemptResult, Middleware
@@ -52,8 +51,9 @@ class JobqContext(TaskContext):
 class Attempts(Middleware):
     """Sees to connections as Django's requests do, and sends Django's signals."""
 
-    def __init__(self, sender: type[Any]) -> None:
+    def __init__(self, sender: type[Any], queue: DjangoQueue) -> None:
         self._sender = sender
+        self._queue = queue
         self._running: dict[tuple[int, int], TaskResult] = {}
 
     @contextmanager
@@ -76,7 +76,8 @@ class Attempts(Middleware):
         if told is None or not (is_committed or result.is_dead):
             return
         status = TaskResultStatus.SUCCESSFUL if is_committed else TaskResultStatus.FAILED
-        change(told, status=status, finished_at=timezone.now())
+        finished_at = look_on(self._queue.options.database, clock(self._queue.store))
+        change(told, status=status, finished_at=finished_at)
         if result.error is not None:
             told.errors.append(as_task_error(result.error.type, result.error.traceback))
         task_finished.send_robust(sender=self._sender, task_result=told)

@@ -20,7 +20,7 @@ from jobq.django.checks import check_backend
 from jobq.django.connection import look_on, run_on
 from jobq.django.options import BackendOptions
 from jobq.django.queue import DjangoQueue, declare, queue_of
-from jobq.django.results import facts, result_of
+from jobq.django.results import change, clock, facts, result_of
 from jobq.protocol.values import JobRequest
 from jobq.store.step import Step
 
@@ -45,12 +45,12 @@ class JobqBackend(BaseTaskBackend):
         return queue_of(self.alias, self._make_queue)
 
     def _make_queue(self) -> DjangoQueue:
-        around = Attempts(type(self))
         queue = DjangoQueue(
             self.alias,
             BackendOptions(self.alias, self.options),
             lambda queue, declared: handler_of(queue, declared, around),
         )
+        around = Attempts(type(self), queue)
         queue.use(around)
         return queue
 
@@ -84,9 +84,8 @@ class JobqBackend(BaseTaskBackend):
         )
         signature(task.func).bind(*([None] if task.takes_context else []), *args, **kwargs)
         request = self._request(task, result)
-        job_id = run_on(self.app.options.database, self._enqueueing(request))
-        object.__setattr__(result, "id", str(job_id))
-        object.__setattr__(result, "enqueued_at", timezone.now())
+        job_id, enqueued_at = run_on(self.app.options.database, self._enqueueing(request))
+        change(result, id=str(job_id), enqueued_at=enqueued_at)
         task_enqueued.send(type(self), task_result=result)
         return result
 
@@ -98,9 +97,9 @@ class JobqBackend(BaseTaskBackend):
         registered = self.app.registered(task)
         return registered.using(**options).request(args=result.args, kwargs=result.kwargs)
 
-    def _enqueueing(self, request: JobRequest) -> Step[int]:
+    def _enqueueing(self, request: JobRequest) -> Step[tuple[int, datetime]]:
         (handle,) = yield from self.app.enqueueing([request])
-        return handle.id
+        return handle.id, (yield from clock(self.app.store))
 
     def get_result(self, result_id: str) -> TaskResult:
         """Look in the current transaction of the database's connection.

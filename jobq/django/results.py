@@ -16,6 +16,7 @@ from sqlalchemy import select
 from jobq.protocol.states import AttemptEnd, Outcome, State
 from jobq.protocol.values import EndedAttempt, JobStatus
 from jobq.store.base import Store
+from jobq.store.portable import now
 from jobq.store.step import Step
 from jobq.task import Task
 
@@ -57,6 +58,12 @@ class Facts:
     status: JobStatus
     ended: list[EndedAttempt]
     runs: list[Run]
+
+
+def clock(store: Store) -> Step[datetime]:
+    """The step that asks the database what time it is: the one clock of all that is told."""
+    ((moment,),) = yield from store.portable.run(select(now()))
+    return as_django(moment)
 
 
 def facts(store: Store, job_id: int) -> Step[Facts | None]:

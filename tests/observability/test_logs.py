@@ -110,7 +110,7 @@ def test_an_attempt_that_failed_and_one_that_came_too_late(
     def fail() -> None:
         raise ValueError("never")
 
-    held, failed = hold.enqueue(), fail.enqueue()
+    held = hold.enqueue()
     with app.worker(poll_s=0.05, reconcile_s=0.05) as worker:
         assert is_held.wait(BOUND_S)
         app.database.run(elapse(app.database.store.portable, 3_600))
@@ -123,6 +123,8 @@ def test_an_attempt_that_failed_and_one_that_came_too_late(
             "stage": "commit",
             "reason": "already_committed",
         }
+        # Not before: for it, too, an hour would have gone by in the middle of its attempt.
+        failed = fail.enqueue()
         failed.wait(BOUND_S)
 
     serves = kept.fields("serves all queues")
