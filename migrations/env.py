@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
 from jobq.database.open import check_schema_name
+from jobq.database.sqlite import BUSY_TIMEOUT_S, prepare
 from jobq.database.url import backend_of, parse_url
 from jobq.models import DEFAULT_SCHEMA, SQLITE_PREFIX, metadata_for
 from jobq.revisions import LOCK_TIMEOUT_S, MIGRATION_LOCK, TURN_TIMEOUT_S
@@ -37,8 +38,6 @@ check_schema_name(schema)
 # The migrations read it on PostgreSQL; SQLite has no schemas.
 config.attributes["schema"] = schema
 
-SQLITE_TIMEOUT_S = 10.0
-
 
 def is_ours(name: str | None, type_: str, parent: Any) -> bool:
     """Keep `alembic check` and autogenerate away from the service's own tables."""
@@ -56,8 +55,9 @@ def engine() -> Engine:
         return create_engine(url, poolclass=NullPool)
     # sqlite3 itself begins no transaction before DDL: a migration would commit table by table,
     # and two at once would meet halfway. With the write lock taken first they take turns.
-    options = {"isolation_level": None, "timeout": SQLITE_TIMEOUT_S}
+    options = {"isolation_level": None, "timeout": BUSY_TIMEOUT_S}
     engine = create_engine(url, poolclass=NullPool, connect_args=options)
+    event.listen(engine, "connect", lambda driver, _: prepare(driver))
     event.listen(engine, "begin", lambda began: began.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
 

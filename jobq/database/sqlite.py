@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -182,8 +183,24 @@ def check_sqlite_version(found: tuple[int, ...]) -> None:
 
 def prepare(connection: sqlite3.Connection) -> None:
     """Readers beside one writer (WAL), and an acknowledged commit survives a power cut (FULL)."""
-    connection.execute("PRAGMA journal_mode = WAL")
+    _change_to_wal(connection)
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _change_to_wal(connection: sqlite3.Connection) -> None:
+    """A file keeps its mode; the first to open it changes that. SQLite waits for nobody with it:
+    beside a writer, or another who changes the mode, it says at once that the file is locked."""
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() >= deadline_s:
+                raise
+            time.sleep(LOOK_S)
+        else:
+            return
 
 
 class _SqliteLink(Link):
@@ -337,7 +354,5 @@ def _begin_immediate(connection: Connection) -> None:
 
 def _prepare_async(connection: Any, _: ConnectionPoolEntry) -> None:
     connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.close()
+    # On aiosqlite's thread, where it may wait.
+    connection.run_async(lambda driver: driver._execute(prepare, driver._conn))  # noqa: SLF001

@@ -71,7 +71,8 @@ def test_a_handler_keeps_its_lease_while_the_worker_drains(site: Site) -> None:
 
 def test_after_the_grace_period_handlers_are_interrupted(site: Site) -> None:
     job = gated.enqueue(str(site.folder))
-    worker = site.start_worker("--grace", "0.3")
+    # The lease is long enough not to end before the worker has told of the interruption.
+    worker = site.start_worker("--grace", "0.3", "--lease", "60")
     wait_for(lambda: started(site.folder), "the handler to start", site)
 
     worker.send_signal(signal.SIGTERM)
