@@ -17,7 +17,10 @@ check it), while each key would add a lookup and a row lock to every step of eve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from types import MappingProxyType
 from typing import cast
 from uuid import UUID
 
@@ -520,10 +523,14 @@ def metadata_for(backend: str, schema: str = DEFAULT_SCHEMA) -> MetaData:
     return metadata
 
 
-def tables_for(backend: str, schema: str = DEFAULT_SCHEMA) -> dict[str, Table]:
-    """The same tables by their bare names: {"jobs": ..., "ready": ...}."""
+@cache
+def tables_for(backend: str, schema: str = DEFAULT_SCHEMA) -> Mapping[str, Table]:
+    """The same tables by their bare names: {"jobs": ..., "ready": ...}. For reading only: they are
+    those of everybody who asks."""
     metadata = metadata_for(backend, schema)
-    return {table.name.removeprefix(SQLITE_PREFIX): table for table in metadata.sorted_tables}
+    return MappingProxyType(
+        {table.name.removeprefix(SQLITE_PREFIX): table for table in metadata.sorted_tables}
+    )
 
 
 __all__ = [

@@ -37,8 +37,5 @@ def violations(shop: Shop, *, is_every_commit_charged: bool) -> dict[str, list[A
     if is_every_commit_charged:
         asked["no commit record is written without its effect"] = NO_RECORD_WITHOUT_EFFECT
     backend = "sqlite" if shop.is_sqlite else "postgresql"
-    return {
-        claim: rows
-        for claim, query in asked.items()
-        if (rows := shop.sql(query_for(query, backend, shop.schema)))
-    }
+    found = shop.all_sql(query_for(query, backend, shop.schema) for query in asked.values())
+    return {claim: rows for claim, rows in zip(asked, found, strict=True) if rows}

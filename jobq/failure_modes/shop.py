@@ -7,7 +7,8 @@ own, in the order they choose. Nothing here waits: a lease expires because its r
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -86,15 +87,24 @@ class Shop:
 
     def sql(self, statement: str) -> list[Any]:
         """Run one statement in a transaction of its own, written for either backend."""
+        (rows,) = self.all_sql([statement])
+        return rows
+
+    def all_sql(self, statements: Iterable[str]) -> list[list[Any]]:
+        """`sql` for one after the other, on one connection."""
         if self.is_sqlite:
-            connection = sqlite3.connect(str(self.database.url.database), isolation_level=None)
-            try:
-                return connection.execute(statement.replace("jobq.", "jobq_")).fetchall()
-            finally:
-                connection.close()
+            connecting = sqlite3.connect(str(self.database.url.database), isolation_level=None)
+            with closing(connecting) as connection:
+                return [
+                    connection.execute(statement.replace("jobq.", "jobq_")).fetchall()
+                    for statement in statements
+                ]
         with psycopg.connect(conninfo(self.database.url), autocommit=True) as postgres:
-            cursor = postgres.execute(statement.replace("jobq.", f"{self.schema}.").encode())
-            return cursor.fetchall() if cursor.description else []
+            cursors = [
+                postgres.execute(statement.replace("jobq.", f"{self.schema}.").encode())
+                for statement in statements
+            ]
+            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
     # -- the steps, each in its own transaction
 

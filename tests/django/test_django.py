@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ INSIDE = Path(__file__).parent / "inside"
 ENVIRONMENT = Path(__file__).parent / ".environment"
 """Kept: to make it takes longer than many a test."""
 ALL_OF_IT_S = 1_200
-SHOP = "test_shop"
+SHOP = INSIDE / "test_shop.py"
 
 
 @pytest.fixture(scope="session")
@@ -40,31 +41,24 @@ def python() -> str:
     return str(ENVIRONMENT / "bin" / "python")
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
-def url(request: pytest.FixtureRequest, module: str) -> str:
-    """Of the run's database."""
-    fixture = "postgres_url" if request.param == "postgresql" else "sqlite_url"
-    return str(request.getfixturevalue(fixture))
-
-
 @pytest.mark.timeout(ALL_OF_IT_S)
-@pytest.mark.parametrize(
-    "module", sorted({path.stem for path in INSIDE.glob("test_*.py")} - {SHOP})
-)
-def test_in_django(module: str, url: str, python: str, tmp_path: Path) -> None:
-    _run(module, url, python, tmp_path)
+def test_in_django(database_url: str, python: str, tmp_path: Path) -> None:
+    """In one process: to start Django takes longer than most of the tests."""
+    modules = sorted(set(INSIDE.glob("test_*.py")) - {SHOP})
+    assert len(modules) > 3
+    _run(modules, database_url, python, tmp_path)
 
 
 @pytest.mark.timeout(ALL_OF_IT_S)
 def test_the_example(empty_postgres_url: str, python: str, tmp_path: Path) -> None:
     """Its migrations make the tables."""
-    _run(SHOP, empty_postgres_url, python, tmp_path)
+    _run([SHOP], empty_postgres_url, python, tmp_path)
 
 
-def _run(module: str, url: str, python: str, tmp_path: Path) -> None:
+def _run(modules: Sequence[Path], url: str, python: str, tmp_path: Path) -> None:
     where = ["-c", str(INSIDE / "pytest.ini"), f"--confcutdir={INSIDE}", f"--rootdir={ROOT}"]
     done = subprocess.run(
-        [python, "-m", "pytest", *where, str(INSIDE / f"{module}.py")],
+        [python, "-m", "pytest", *where, *map(str, modules)],
         cwd=ROOT,
         env={
             **{name: value for name, value in os.environ.items() if name[:6] != "PYTEST"},

@@ -39,7 +39,7 @@ def test_no_schedule_of_two_actors_breaks_an_invariant(
 @pytest.mark.parametrize(
     ("name", "faults"),
     [
-        ("ready: reconciler | canceller", 1),
+        ("held: A releases | A beats", 1),
         ("leased: A runs | reconciler", 0),
         ("leased: reconciler | canceller", 0),
     ],
@@ -59,7 +59,7 @@ def test_schedules_that_meet_end_in_the_same_ways(
 def test_a_dropped_connection_ends_like_a_rollback(postgres_url: str) -> None:
     """A crash is played as a ROLLBACK; here the connection is really dropped, at every cut."""
     rolled_back, dropped = asyncio.run(
-        _explore_twice(postgres_url, "leased: A runs | reconciler", faults=1, drops=True)
+        _explore_twice(postgres_url, "leased: reconciler | canceller", faults=1, drops=True)
     )
     assert rolled_back.ends == dropped.ends
     assert rolled_back.schedules == dropped.schedules

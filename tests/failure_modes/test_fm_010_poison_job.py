@@ -74,9 +74,14 @@ def test_reproduces_on_worker_processes(site: Site) -> None:
 
 def test_prevented_on_worker_processes(site: Site) -> None:
     job, healthy = kill_own_process.enqueue(), charge.enqueue()
-    site.start_worker("--processes", "2")
+    worker = site.start_worker("--processes", "2")
     wait_for(lambda: job.status().state is State.DEAD, "the job to be buried", site)
     wait_for(lambda: healthy.status().state is State.DONE, "the healthy job to be done", site)
 
     assert job.status().attempts == 3
+    ends = [(attempt.attempt, attempt.end) for attempt in site.app.attempts(job.id)]
+    assert ends == [(n, AttemptEnd.EXPIRED) for n in (1, 2, 3)]
+    assert site.log().count("starting another") >= 3
     assert site.charged() == [healthy.id]
+    worker.terminate()
+    assert worker.wait(30) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 
 from jobq import AttemptEnd, State
-from tests.worker.charges import charge, charge_in_session, gated, kill_own_process, never_ends
+from tests.worker.charges import charge, charge_in_session, gated, never_ends
 from tests.worker.conftest import Site, wait_for
 
 
@@ -110,23 +110,6 @@ def test_what_a_killed_worker_had_in_hand_is_done_by_another(site: Site) -> None
 
     assert site.charged() == [job.id for job in jobs]
     assert {job.status().attempts for job in jobs} == {2}
-
-
-def test_a_job_that_kills_its_worker_is_dead_after_exactly_max_attempts(site: Site) -> None:
-    """Two processes, started again by their supervisor each time."""
-    job = kill_own_process.enqueue()
-    healthy = charge.enqueue()
-    worker = site.start_worker("--processes", "2")
-
-    wait_for(lambda: job.status().state is State.DEAD, "the job to be buried", site)
-    wait_for(lambda: healthy.status().state is State.DONE, "the healthy job to be done", site)
-
-    assert job.status().attempts == 3
-    ends = [(attempt.attempt, attempt.end) for attempt in site.app.attempts(job.id)]
-    assert ends == [(n, AttemptEnd.EXPIRED) for n in (1, 2, 3)]
-    assert site.log().count("starting another") >= 3
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
 
 
 def freeze(worker: subprocess.Popen[bytes], site: Site) -> None:

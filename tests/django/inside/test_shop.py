@@ -53,12 +53,12 @@ def _migrated(environment: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "shop.log"
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shop") / "shop.log"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(environment: dict[str, str], log: Path) -> Iterator[str]:
     port = free_port()
     command = [MANAGE, "runserver", "--noreload", f"127.0.0.1:{port}"]
