@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from jobq import schema
 from jobq.embedded import EmbeddedPostgres
 from jobq.errors import JobqError
-from jobq.testing.databases import EMPTY, create_database, drop_database, make_template
+from jobq.testing.databases import EMPTY, Copying
 from tests.servers import SETTINGS, NoServer, Server, start_server
 
 ADMIN_URL_VARIABLE = "JOBQ_TEST_ADMIN_URL"
@@ -35,24 +35,33 @@ class Databases:
     as many a test."""
 
     def __init__(self, admin_url: str) -> None:
-        self._admin_url = admin_url
+        self._copying = Copying(admin_url)
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="databases")
-        self._next = self._make()
+        self._next = self._make(TEMPLATE)
 
-    def _make(self) -> Future[str]:
-        return self._aside.submit(_make_database, self._admin_url, TEMPLATE)
+    def _make(self, template: str) -> Future[str]:
+        def make() -> str:
+            name = f"jobq_test_{uuid.uuid4().hex}"
+            self._copying.create(name, template)
+            return name
+
+        return self._aside.submit(make)
 
     def take(self) -> str:
         """Return the name of a migrated database."""
-        ready, self._next = self._next, self._make()
+        ready, self._next = self._next, self._make(TEMPLATE)
         return ready.result()
 
+    def take_empty(self) -> str:
+        return self._make(EMPTY).result()
+
     def drop(self, name: str) -> None:
-        self._aside.submit(drop_database, self._admin_url, name)
+        self._aside.submit(self._copying.drop, name)
 
     def close(self) -> None:
         self.drop(self._next.result())
         self._aside.shutdown()
+        self._copying.close()
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         server = start_server()
         config.stash[SERVER] = server
-        make_template(server, TEMPLATE)
+        with closing(Copying(server.url())) as copying:
+            copying.make_template(TEMPLATE)
     except (NoServer, JobqError, psycopg.Error) as error:
         raise pytest.UsageError(f"the tests have no PostgreSQL: {error}") from error
     os.environ[ADMIN_URL_VARIABLE] = server.url()
@@ -79,7 +89,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         return
     os.environ.pop(ADMIN_URL_VARIABLE, None)
     try:
-        drop_database(server.url(), TEMPLATE)
+        with closing(Copying(server.url())) as copying:
+            copying.drop(TEMPLATE)
     finally:
         server.stop()
 
@@ -100,7 +111,7 @@ def postgres_url(databases: Databases) -> Iterator[str]:
 @pytest.fixture
 def empty_postgres_url(databases: Databases) -> Iterator[str]:
     """A PostgreSQL database of the test's own, without jobq's tables."""
-    name = _make_database(os.environ[ADMIN_URL_VARIABLE], EMPTY)
+    name = databases.take_empty()
     yield url_of(name)
     databases.drop(name)
 
@@ -148,9 +159,3 @@ def _runs_tests(config: pytest.Config) -> bool:
 def url_of(name: str) -> str:
     admin_url = make_url(os.environ[ADMIN_URL_VARIABLE])
     return admin_url.set(database=name).render_as_string(hide_password=False)
-
-
-def _make_database(admin_url: str, template: str) -> str:
-    name = f"jobq_test_{uuid.uuid4().hex}"
-    create_database(admin_url, name, template)
-    return name
