@@ -7,13 +7,14 @@ own, in the order they choose. Nothing here waits: a lease expires because its r
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
 import psycopg
+from psycopg_pool import ConnectionPool
 
 from jobq.commit import commit_effect_idempotent
 from jobq.database.base import Database
@@ -53,6 +54,7 @@ class Shop:
     schema: str = DEFAULT_SCHEMA
     server: EmbeddedPostgres | None = None
     """The database's own server, where a failure mode may stop and start it."""
+    _spare: list[psycopg.Connection[Any]] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def open(
@@ -64,6 +66,8 @@ class Shop:
         return shop
 
     def close(self) -> None:
+        while self._spare:
+            self._spare.pop().close()
         self.database.close()
 
     def __enter__(self) -> Self:
@@ -99,12 +103,35 @@ class Shop:
                     connection.execute(statement.replace("jobq.", "jobq_")).fetchall()
                     for statement in statements
                 ]
-        with psycopg.connect(conninfo(self.database.url), autocommit=True) as postgres:
+        with self._asking() as postgres:
             cursors = [
                 postgres.execute(statement.replace("jobq.", f"{self.schema}.").encode())
                 for statement in statements
             ]
             return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+    @contextmanager
+    def _asking(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection of nobody else's, kept for the next who asks: a new one takes longer than
+        what is asked of it."""
+        connection = None
+        while connection is None and self._spare:
+            connection = self._spare.pop()
+            try:
+                ConnectionPool.check_connection(connection)
+            except psycopg.OperationalError:  # its server was stopped meanwhile
+                connection.close()
+                connection = None
+        if connection is None:
+            connection = psycopg.connect(
+                conninfo(self.database.url), autocommit=True, prepare_threshold=None
+            )
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        self._spare.append(connection)
 
     # -- the steps, each in its own transaction
 

@@ -63,7 +63,7 @@ def test_reproduces_on_worker_processes(site: Site) -> None:
     """SIGKILL from within, the worker's supervisor starting another each time."""
     job = kill_own_process.enqueue()
     worker = site.start_worker("--processes", "2", app="tests.failure_modes.poison:app")
-    shop = Shop(site.app.database, site.url)
+    shop = site.shop()
     wait_for(lambda: starts_of(shop, job.id) > 3, "one death too many", site)
     worker.terminate()
     worker.wait(30)

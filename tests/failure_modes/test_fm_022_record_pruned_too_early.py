@@ -158,7 +158,7 @@ def test_prevented_when_a_worker_process_is_frozen(postgres_site: Site) -> None:
     worker = site.start_worker()
     wait_for((site.folder / f"started-{job.id}-1").exists, "the handler to start", site)
     worker.send_signal(signal.SIGSTOP)
-    shop = Shop(site.app.database, site.url)
+    shop = site.shop()
     assert site.app.cancel(job.id)
     shop.grow_old(job.id, age_s=AGE_S)
 

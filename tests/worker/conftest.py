@@ -17,6 +17,9 @@ from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.pool import NullPool
 
 from jobq import JobQueue, State
+from jobq.database.open import open_database
+from jobq.database.url import parse_url
+from jobq.failure_modes.shop import Shop
 from jobq.models import tables_for
 from tests.worker import charges
 
@@ -50,6 +53,11 @@ class Site:
         )
         self._stack.callback(reap, process)
         return process
+
+    def shop(self) -> Shop:
+        """A hand on every step beside the workers'."""
+        database = open_database(parse_url(self.url), schema="jobq")
+        return self._stack.enter_context(Shop(database, self.url))
 
     def log(self) -> str:
         return (self.folder / "worker.log").read_text()
