@@ -70,7 +70,7 @@ def configurations() -> list[Configuration]:
 def check(configuration: Configuration, *, workers: int = 1) -> Verdict:
     """Run TLC on one configuration. Blocks. Raises NoJava or TlcFailed."""
     # Most runs are over before Java's second compiler would have paid for itself.
-    short = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+    short = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmn512m", "-Xms768m")
     options = short if workers == 1 else ("-XX:+UseParallelGC",)
     java, jar = find_java(), _find_jar()
     began_s = time.monotonic()

@@ -172,7 +172,8 @@ class Incident:
         session.close()
         self._jobs |= {job.id: order for job, order in zip(handles, orders, strict=True)}
         self._tell(
-            which.replace(" ", "_"), f"the {which} of the billing run: {len(orders):,} charges"
+            which.replace(" ", "_"),
+            f"the {which} of the billing run is enqueued: {len(orders):,} orders",
         )
 
     # -- the faults

@@ -9,9 +9,11 @@ import psycopg
 import pytest
 from psycopg.errors import LockNotAvailable
 
+from jobq import State
 from postmortems.double_charge import run as of_double_charge
 from postmortems.report import play_both
 from postmortems.retry_storm import run as of_retry_storm
+from postmortems.retry_storm.app import PATIENCE_VARIABLE, app, charge
 from postmortems.shop import TABLES
 
 BOUND_S = 30.0
@@ -63,6 +65,32 @@ def test_a_migration_that_gives_up_holds_nobody_up(empty_postgres_url: str) -> N
             altered.result(BOUND_S)
         charged.result(BOUND_S)
         assert analyst.info.transaction_status is psycopg.pq.TransactionStatus.INTRANS
+
+
+def test_a_charge_that_is_given_up_is_given_up_by_the_server(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is rolled back where it hangs, and nothing is left that could be carried out later."""
+    monkeypatch.setenv(PATIENCE_VARIABLE, "0.3")
+    with (
+        psycopg.connect(postgres_url) as migrating,
+        psycopg.connect(postgres_url, autocommit=True) as watch,
+        app.on(postgres_url),
+    ):
+        watch.execute(TABLES.encode())
+        migrating.execute("LOCK TABLE charges")
+        with app.worker(poll_s=0.05):
+            job = charge.using(max_attempts=1).enqueue(order_id=1, cents=999)
+            wait_until_held_up(watch, by=migrating)
+            assert job.wait(BOUND_S).state is State.DEAD
+            held_up = watch.execute(HOLDING_UP.encode(), (migrating.info.backend_pid,)).fetchone()
+            migrating.rollback()
+
+        (attempt,) = app.attempts(job.id)
+        assert attempt.error is not None
+        assert attempt.error.type.endswith("QueryCanceled")
+        assert held_up == (0,)
+        assert watch.execute("SELECT count(*) FROM charges").fetchone() == (0,)
 
 
 def wait_until_held_up(
