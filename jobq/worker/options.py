@@ -21,7 +21,8 @@ class WorkerOptions:
     """Handlers that run at once."""
     prefetch: int | None = None
     """Jobs leased ahead of the handlers; when None, a tenth of a second's work at the rate of the
-    moment, from `concurrency` to 500 (see `jobq.worker.prefetch`)."""
+    moment, 500 at the most; what no handler has come for in a second goes back to its queue, at no
+    cost (see `jobq.worker.prefetch`). A number that is given is kept to."""
     lease_s: float = 60.0
     """Seconds that a lease lasts. Heartbeats extend it; a crashed worker's jobs wait this long."""
     grace_s: float = 30.0

@@ -8,20 +8,23 @@ MOST = 500
 """More in one claim saves nothing any more; see docs/benchmarks.md."""
 WINDOW_S = 0.02
 """The rate is taken over at least so long."""
+STUCK_S = 1.0
+"""What no handler has come for in ten times as long as it was to wait goes back to its queue."""
 
 
 class Prefetch:
     """As many as the handlers are about to need: a claim for each job would cost more than the job
     when jobs are short, and jobs that wait in one worker's hands while another is idle are late
-    when they are long. So it follows the rate at which jobs end, up by doubling, down at once.
+    when they are long. So it follows the rate at which jobs end: from none to as many as there are
+    handlers, up by doubling, down at once.
 
     `fixed` turns that off. Times in seconds, on any clock.
     """
 
     def __init__(self, concurrency: int, fixed: int | None, now_s: float) -> None:
-        self.ahead = concurrency if fixed is None else fixed
-        self._least = concurrency
-        self._is_fixed = fixed is not None
+        self.ahead = fixed or 0
+        self.is_fixed = fixed is not None
+        self._first_step = concurrency
         self._ended = 0
         self._since_s = now_s
 
@@ -29,9 +32,9 @@ class Prefetch:
         """So many attempts have ended since the last call."""
         self._ended += ended
         elapsed_s = now_s - self._since_s
-        if self._is_fixed or elapsed_s < WINDOW_S:
+        if self.is_fixed or elapsed_s < WINDOW_S:
             return
         wanted = round(self._ended / elapsed_s * AHEAD_S)
-        self.ahead = max(self._least, min(wanted, 2 * self.ahead, MOST))
+        self.ahead = min(wanted, max(2 * self.ahead, self._first_step), MOST)
         self._ended = 0
         self._since_s = now_s

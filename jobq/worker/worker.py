@@ -58,7 +58,7 @@ from jobq.worker.heartbeat import HeartbeatThread
 from jobq.worker.limited import LimitedLines
 from jobq.worker.maintenance import Pruner
 from jobq.worker.options import WorkerOptions
-from jobq.worker.prefetch import Prefetch
+from jobq.worker.prefetch import STUCK_S, Prefetch
 from jobq.worker.processes import HandlerProcesses, Where, check_pebble
 from jobq.worker.reports import Report, Reports, Sent, as_reports
 from jobq.worker.scheduler import Scheduler
@@ -277,7 +277,9 @@ class Worker:
                 if self._limited.is_undeclared:
                     await self._on_control(lambda: self._limited.declare(self._control))
                 if paused := self._breakers.take_opened():
-                    await self._give_back_waiting(paused)
+                    await self._give_back(self._work.take_waiting_of(paused))
+                if not self._prefetch.is_fixed:
+                    await self._give_back_stuck()
                 if self._pruner.is_due:
                     await self._on_control(lambda: self._pruner.run(self._control))
                 await self._turn(self._work.room(self._prefetch.ahead))
@@ -300,9 +302,19 @@ class Worker:
             except DatabaseUnavailable:
                 continue  # the turn will tell
 
-    async def _give_back_waiting(self, tasks: Sequence[str]) -> None:
-        """What waits here of these tasks goes back to its queue, with no attempt spent."""
-        leases = self._work.take_waiting_of(tasks)
+    async def _give_back_stuck(self) -> None:
+        """The handlers were quick when these were leased, and are not any more."""
+        if leases := self._work.take_stuck(STUCK_S):
+            await self._give_back(leases)
+            self.log.info(
+                "gave back %d jobs: no handler has been free for them for %g s",
+                len(leases),
+                STUCK_S,
+                extra={"count": len(leases)},
+            )
+
+    async def _give_back(self, leases: Sequence[Lease]) -> None:
+        """To their queues, with no attempt spent: they never started."""
         if leases:
             for lease in leases:
                 self._heartbeat.remove(lease)
@@ -835,16 +847,7 @@ class Worker:
 
     async def _give_back_unstarted(self) -> None:
         unstarted = self._work.close()
-        if not unstarted:
-            return
-        for lease in unstarted:
-            self._heartbeat.remove(lease)
-
-        async def release() -> None:
-            step = self._database.store.release(unstarted)
-            await self._on_control(lambda: self._control.run(step))
-
-        await self._try_last(release, "give back unstarted jobs")
+        await self._try_last(lambda: self._give_back(unstarted), "give back unstarted jobs")
 
     async def _wait_for_handlers(self) -> None:
         deadline_s = time.monotonic() + self.options.grace_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ class Workload:
         self._concurrency = concurrency
         self._is_stale = is_stale
         self._waiting: deque[Attempt] = deque()
+        self._moved_s = 0.0
+        """When one of them came or was taken last, by the monotonic clock."""
         self._running: dict[Unit, asyncio.Task[Any] | None] = {}
         self._abandoned: dict[Unit, asyncio.Task[Any] | None] = {}
         self._followers: dict[Lease, Unit] = {}
@@ -65,6 +68,7 @@ class Workload:
     def add(self, attempts: Iterable[Attempt]) -> None:
         with self._lock:
             self._waiting.extend(attempts)
+            self._moved_s = time.monotonic()
 
     def start(self) -> list[Unit]:
         """Take the next attempts for the handlers that are free; they count as running."""
@@ -123,6 +127,7 @@ class Workload:
                 self._waiting.popleft()
             elif is_wanted(self._waiting[0]):
                 first = self._waiting.popleft()
+                self._moved_s = time.monotonic()
                 return self._gather(first) if first.task.batch_size else first
             else:
                 break
@@ -174,6 +179,15 @@ class Workload:
             taken = [one for one in self._waiting if one.claimed.task in tasks]
             self._waiting = deque(one for one in self._waiting if one not in taken)
             return [one.lease for one in taken]
+
+    def take_stuck(self, patience_s: float) -> list[Lease]:
+        """Take out all that wait, when no handler has taken one of them for so long."""
+        with self._lock:
+            is_stuck = self._waiting and time.monotonic() - self._moved_s >= patience_s
+            taken = [one.lease for one in self._waiting] if is_stuck else []
+            if is_stuck:
+                self._waiting.clear()
+            return taken
 
     def close(self) -> list[Lease]:
         """Start nothing any more; return the leases of what never started."""
