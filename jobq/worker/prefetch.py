@@ -18,12 +18,18 @@ class Prefetch:
     when they are long. So it follows the rate at which jobs end: from none to as many as there are
     handlers, up by doubling, down at once.
 
-    `fixed` turns that off. Times in seconds, on any clock.
+    `fixed` turns that off; `gathers`, where batches are made of what waits, lets as many wait as
+    there are handlers, however slow they are. Times in seconds, on any clock.
     """
 
-    def __init__(self, concurrency: int, fixed: int | None, now_s: float) -> None:
-        self.ahead = fixed or 0
-        self.is_fixed = fixed is not None
+    def __init__(
+        self, concurrency: int, fixed: int | None, now_s: float, *, gathers: bool = False
+    ) -> None:
+        self._least = concurrency if gathers else 0
+        self.ahead = self._least if fixed is None else fixed
+        self.gives_back = fixed is None and not gathers
+        """Whether what waits too long is not meant to."""
+        self._is_fixed = fixed is not None
         self._first_step = concurrency
         self._ended = 0
         self._since_s = now_s
@@ -32,9 +38,10 @@ class Prefetch:
         """So many attempts have ended since the last call."""
         self._ended += ended
         elapsed_s = now_s - self._since_s
-        if self.is_fixed or elapsed_s < WINDOW_S:
+        if self._is_fixed or elapsed_s < WINDOW_S:
             return
         wanted = round(self._ended / elapsed_s * AHEAD_S)
-        self.ahead = min(wanted, max(2 * self.ahead, self._first_step), MOST)
+        most = min(max(2 * self.ahead, self._first_step), MOST)
+        self.ahead = max(self._least, min(wanted, most))
         self._ended = 0
         self._since_s = now_s

@@ -151,7 +151,12 @@ class Worker:
                 self.id,
             ),
         )
-        self._prefetch = Prefetch(options.concurrency, options.prefetch, time.monotonic())
+        self._prefetch = Prefetch(
+            options.concurrency,
+            options.prefetch,
+            time.monotonic(),
+            gathers=any(task.batch_size for task in tasks.values()),
+        )
         self._budgets = {name: RetryBudget(task.retry) for name, task in tasks.items()}
         self._pruner = Pruner(
             self._database.store,
@@ -278,7 +283,7 @@ class Worker:
                     await self._on_control(lambda: self._limited.declare(self._control))
                 if paused := self._breakers.take_opened():
                     await self._give_back(self._work.take_waiting_of(paused))
-                if not self._prefetch.is_fixed:
+                if self._prefetch.gives_back:
                     await self._give_back_stuck()
                 if self._pruner.is_due:
                     await self._on_control(lambda: self._pruner.run(self._control))

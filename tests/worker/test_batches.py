@@ -103,6 +103,31 @@ def test_a_cancelled_job_is_left_out(site: Site, app: JobQueue) -> None:
     assert site.charged() == [0, 1, 3, 4]
 
 
+def test_as_many_wait_for_a_slow_batch_as_there_are_handlers(site: Site, app: JobQueue) -> None:
+    """By their rate none would, and each job would be a batch of its own."""
+    running, may_end, sizes = threading.Semaphore(0), threading.Event(), list[int]()
+
+    @app.task(name="first")
+    def first() -> None:
+        running.release()
+        may_end.wait(BOUND_S)
+
+    @app.batch_task(size=10, name="index")
+    def index(ids: list[int]) -> None:
+        sizes.append(len(ids))
+
+    app.enqueue_many([first.request()] * 4)
+    with app.worker(poll_s=0.05, concurrency=4):
+        for _ in range(4):
+            assert running.acquire(timeout=BOUND_S)
+        handles = app.enqueue_many(index.request(n) for n in range(4))
+        wait_for(lambda: site.counts()[State.LEASED] == 8, "all to be claimed", site)
+        may_end.set()
+        for handle in handles:
+            handle.wait(BOUND_S)
+    assert sizes == [4]
+
+
 def test_without_an_effect_each_is_recorded(site: Site, app: JobQueue) -> None:
     seen: list[int] = []
 

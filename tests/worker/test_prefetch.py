@@ -23,6 +23,10 @@ def test_nothing_is_leased_ahead_of_slow_jobs() -> None:
     assert run(Prefetch(10, None, 0.0), rate=1, windows=5) == [0] * 5
 
 
+def test_where_batches_are_made_of_them_as_many_wait_as_there_are_handlers() -> None:
+    assert run(Prefetch(10, None, 0.0, gathers=True), rate=1, windows=5) == [10] * 5
+
+
 def test_quick_jobs_raise_it_by_doubling_up_to_a_tenth_of_a_seconds_work() -> None:
     assert run(Prefetch(10, None, 0.0), rate=1_000, windows=6)[:5] == [10, 20, 40, 80, 100]
 
