@@ -23,6 +23,7 @@ from jobq.protocol.values import Lease
 JOBS = 20
 BETWEEN = 4
 """Charges before each fault."""
+WORKER_LEASE_S = 3.0
 BATCH = 10
 # Not a superuser: for those PostgreSQL keeps connections free.
 ROLE = "jobq_fm_worker"
@@ -157,7 +158,8 @@ def jobq_worker(shop: Shop, url: str, permits: threading.Semaphore) -> Iterator[
     logger = logging.getLogger("jobq.worker")
     logger.addHandler(heard)
     try:
-        with app.worker(poll_s=0.05, concurrency=2):
+        # What was claimed while the answer got lost is nobody's until its lease is over.
+        with app.worker(poll_s=0.05, concurrency=2, lease_s=WORKER_LEASE_S):
             try:
                 yield heard
             finally:

@@ -83,6 +83,10 @@ CREATE TRIGGER hold_finalize BEFORE DELETE ON jobq.leases
     FOR EACH ROW EXECUTE FUNCTION hold_finalize();
 """
 WAITING_FOR_US = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
+END_WAITING_FOR_US = """
+SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity
+WHERE %s = ANY (pg_blocking_pids(pid))
+"""
 
 
 def test_prevented_when_a_worker_process_is_killed_in_the_gap(postgres_site: Site) -> None:
@@ -103,6 +107,8 @@ def test_prevented_when_a_worker_process_is_killed_in_the_gap(postgres_site: Sit
         assert job.status().state is State.COMMITTED
         victim.kill()
         victim.wait()
+        # As the server does when it notices: else it would finalize for a client that is gone.
+        gate.execute(END_WAITING_FOR_US, [gate.info.backend_pid])
     site.start_worker("--concurrency", "1")
     site.wait_until_done(1)
 
