@@ -18,6 +18,7 @@ BEHIND = 100
 AHEAD = 50
 PATIENCE_S = 3.0
 """A hundred times what an idle worker takes for the jobs that wait."""
+TOKENS = "SELECT token FROM jobq.commit_records"
 _PAUSE_S = 0.02
 
 
@@ -34,7 +35,7 @@ def play(shop: Shop, prefetch: int | None, patience_s: float) -> Finding:
 
     app.enqueue_many(handle.request(number=number) for number in range(QUICK + 1 + BEHIND))
     app.close()
-    of_a = WorkerOptions(poll_s=_PAUSE_S, concurrency=1, prefetch=prefetch)
+    of_a = WorkerOptions(concurrency=1, prefetch=prefetch)
     of_b = WorkerOptions(poll_s=_PAUSE_S, concurrency=1)
     with RunningWorker(Worker(app.tasks, app.open_database, of_a)):
         try:
@@ -50,7 +51,11 @@ def play(shop: Shop, prefetch: int | None, patience_s: float) -> Finding:
         detail=f"{left} jobs waited behind one that hung, beside an idle worker"
         if left
         else "what waited behind a handler that hung went to the idle worker",
-        seen={"left": left, "attempts": len(shop.sql("SELECT job_id FROM jobq.attempts"))},
+        seen={
+            "left": left,
+            "attempts": len(shop.sql("SELECT job_id FROM jobq.attempts")),
+            "claims": max(token for (token,) in shop.sql(TOKENS)),
+        },
     )
 
 

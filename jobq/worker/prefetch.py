@@ -34,6 +34,10 @@ class Prefetch:
         self._ended = 0
         self._since_s = now_s
 
+    def stall(self) -> None:
+        """The handlers hang: nothing is leased ahead until they have a rate again."""
+        self.ahead = 0
+
     def observe(self, ended: int, now_s: float) -> None:
         """So many attempts have ended since the last call."""
         self._ended += ended

@@ -283,6 +283,7 @@ class Worker:
                     await self._on_control(lambda: self._limited.declare(self._control))
                 if paused := self._breakers.take_opened():
                     await self._give_back(self._work.take_waiting_of(paused))
+                self._prefetch.observe(self._work.count_ended(), time.monotonic())
                 if self._prefetch.gives_back:
                     await self._give_back_stuck()
                 if self._pruner.is_due:
@@ -310,6 +311,7 @@ class Worker:
     async def _give_back_stuck(self) -> None:
         """The handlers were quick when these were leased, and are not any more."""
         if leases := self._work.take_stuck(STUCK_S):
+            self._prefetch.stall()  # else the same turn would take them again, by the old rate
             await self._give_back(leases)
             self.log.info(
                 "gave back %d jobs: no handler has been free for them for %g s",
@@ -411,7 +413,6 @@ class Worker:
 
     async def _turn(self, limit: int) -> None:
         """Hand in the reports and claim up to `limit` jobs."""
-        self._prefetch.observe(self._work.count_ended(), time.monotonic())
         sending = self._work.take_reports()
         if limit <= 0 and not len(sending):
             return

@@ -31,7 +31,9 @@ def test_reproduces_jobs_that_wait_beside_an_idle_worker(shop: Shop) -> None:
 def test_prevented_when_quick_handlers_begin_to_hang(shop: Shop) -> None:
     found = prevent(shop)
 
-    assert found.seen == {"left": 0, "attempts": 0}, "given back, with no attempt spent"
+    assert found.seen["left"] == 0
+    assert found.seen["attempts"] == 0, "given back, with no attempt spent"
+    assert found.seen["claims"] == 2, "by A, and by B: what A gave back it did not take again"
     assert not found.is_harmed
 
 

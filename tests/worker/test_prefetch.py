@@ -45,6 +45,15 @@ def test_it_falls_at_once_when_jobs_become_slow() -> None:
     assert prefetch.ahead == 0
 
 
+def test_when_the_handlers_hang_it_begins_again_from_none() -> None:
+    prefetch = Prefetch(10, None, 0.0)
+    run(prefetch, rate=1_000, windows=6)
+    prefetch.stall()
+    assert prefetch.ahead == 0
+    prefetch.observe(0, 1.0)
+    assert prefetch.ahead == 0
+
+
 def test_a_moment_is_too_short_for_a_rate() -> None:
     prefetch = Prefetch(10, None, 0.0)
     prefetch.observe(1_000, WINDOW_S / 2)
